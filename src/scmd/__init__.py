@@ -1,0 +1,69 @@
+"""scmd: small image classifiers that hold up on domains they never saw.
+
+Selective cross-modality distillation (Leng, Li and Wang, TMLR 2024, arXiv:2311.15145) and its
+baselines. The names below are the public API; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scmd.build import build_method as build_method
+    from scmd.config import RunConfig as RunConfig
+    from scmd.config import build_config as build_config
+    from scmd.config import load_config as load_config
+    from scmd.data.folder import DomainImages as DomainImages
+    from scmd.data.folder import load_domains as load_domains
+    from scmd.data.loader import Batch as Batch
+    from scmd.deploy.classifier import Classifier as Classifier
+    from scmd.deploy.classifier import load as load
+    from scmd.deploy.evaluate import evaluate_run as evaluate_run
+    from scmd.errors import ScmdError as ScmdError
+    from scmd.methods import ERM as ERM
+    from scmd.methods import KD as KD
+    from scmd.methods import METHODS as METHODS
+    from scmd.methods import SCMD as SCMD
+    from scmd.methods import Method as Method
+    from scmd.methods.scmd import SCMDConfig as SCMDConfig
+    from scmd.models.teacher import Teacher as Teacher
+    from scmd.models.teacher import load_teacher as load_teacher
+    from scmd.selection import SelectionConfig as SelectionConfig
+    from scmd.train import train as train
+
+_HOME = {
+    "Batch": "scmd.data.loader",
+    "Classifier": "scmd.deploy.classifier",
+    "DomainImages": "scmd.data.folder",
+    "ERM": "scmd.methods",
+    "KD": "scmd.methods",
+    "METHODS": "scmd.methods",
+    "Method": "scmd.methods",
+    "RunConfig": "scmd.config",
+    "SCMD": "scmd.methods",
+    "SCMDConfig": "scmd.methods.scmd",
+    "ScmdError": "scmd.errors",
+    "SelectionConfig": "scmd.selection",
+    "Teacher": "scmd.models.teacher",
+    "build_config": "scmd.config",
+    "build_method": "scmd.build",
+    "evaluate_run": "scmd.deploy.evaluate",
+    "load": "scmd.deploy.classifier",
+    "load_config": "scmd.config",
+    "load_domains": "scmd.data.folder",
+    "load_teacher": "scmd.models.teacher",
+    "train": "scmd.train",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'scmd' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,1 @@
+"""Images in: folders of domains, splits, transforms and batches."""
