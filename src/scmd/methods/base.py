@@ -1,0 +1,132 @@
+"""What every method is: a module that turns a batch into a loss."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from scmd.data.loader import Batch
+from scmd.errors import ScmdError
+from scmd.models.teacher import Teacher
+from scmd.selection import Decisions
+
+Output = Mapping[str, Tensor | Decisions]
+"""``loss`` and the scalar parts to log; ``decisions`` where a method chooses its samples."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Hyper-parameters that every method has."""
+
+    lr: float = 5e-5
+    """Learning rate of Adam."""
+    weight_decay: float = 0.0
+    """Coupled weight decay (added to the gradient, as Adam does)."""
+    decay_all: bool = False
+    """Decay biases, norms and scales too, as the released code does."""
+
+    def __post_init__(self) -> None:
+        self.require(self.lr > 0 and math.isfinite(self.lr), "lr", "a number above 0")
+        self.require(0 <= self.weight_decay < math.inf, "weight_decay", "a number from 0")
+
+    def require(self, condition: bool, name: str, expected: str) -> None:
+        """Raise a ScmdError that names the field, its value and what it may be."""
+        if not condition:
+            raise ScmdError(f"{name} = {getattr(self, name)}: give {expected}")
+
+
+class Held:
+    """Holds the teacher out of ``parameters()``, ``state_dict()`` and copies of a method."""
+
+    def __init__(self, value: Teacher | None) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: dict) -> Held:
+        return self
+
+
+class Method(nn.Module):
+    """A student in training.
+
+    Args:
+        backbone: Maps float images in [0, 1], [B, 3, H, W], *not normalised*, to features
+            [B, F]; it resizes and normalises for itself. Where it has an attribute
+            ``num_features`` that is F; else F is taken from the first forward.
+        teacher: See ``scmd.Teacher``; None for a method that asks none.
+        config: Its hyper-parameters, of the class's own ``Config``.
+        num_classes: C; may be left out where the teacher's text embeddings tell it.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        teacher: Teacher | None,
+        config: Any = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if self.needs_teacher and teacher is None:
+            raise ScmdError(f"{type(self).__name__} needs a teacher")
+        if num_classes is None:
+            if teacher is None:
+                raise ScmdError(f"{type(self).__name__} needs num_classes or a teacher")
+            num_classes = len(teacher.text_embeddings)
+        self.config = config if config is not None else self.Config()
+        self._teacher = Held(teacher)
+        self.backbone = backbone
+        self.classifier = linear(backbone, num_classes)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher; asking a method that has none is a mistake of the caller."""
+        if self._teacher.value is None:
+            raise ScmdError(f"{type(self).__name__} was built without a teacher")
+        return self._teacher.value
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: float) -> Output:
+        """One step's loss.
+
+        Args:
+            batch: Images, labels, domains and sample ids.
+            progress: The step, counted from 0, over the number of steps.
+        """
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class logits [B, C] of float images in [0, 1], [B, 3, H, W]."""
+        return self.classifier(self.backbone(images))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their learning rates and decays, for the optimizer."""
+        return list(self.groups(self.named_parameters(), self.config.lr))
+
+    def groups(self, named: Iterable[tuple[str, Tensor]], lr: float) -> Iterable[dict[str, Any]]:
+        """Group parameters at one rate: weights decay; biases, norms and scales do not."""
+        weights, rest = [], []
+        for name, parameter in named:
+            # A lazy layer's parameters have no dimensions yet.
+            vector = name.endswith(".bias") if is_lazy(parameter) else parameter.ndim <= 1
+            (rest if vector and not self.config.decay_all else weights).append(parameter)
+        for parameters, decay in ((weights, self.config.weight_decay), (rest, 0.0)):
+            if parameters:
+                yield {"params": parameters, "lr": lr, "weight_decay": decay}
+
+    def after_step(self) -> None:
+        """What follows the optimizer's step."""
+
+
+def linear(backbone: nn.Module, out_features: int, bias: bool = True) -> nn.Linear:
+    """A linear map from a backbone's features; lazy where their number is not known."""
+    num_features = getattr(backbone, "num_features", None)
+    if num_features is None:
+        return nn.LazyLinear(out_features, bias=bias)
+    return nn.Linear(int(num_features), out_features, bias=bias)

@@ -1,0 +1,153 @@
+"""Selective cross-modality distillation.
+
+Source: Leng, Li and Wang, "Choosing Wisely and Learning Deeply: Selective Cross-Modality
+Distillation via CLIP for Domain Generalization", TMLR 2024, arXiv:2311.15145.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scmd.data.loader import Batch
+from scmd.losses import (
+    cross_modality_distillation,
+    logit_distillation,
+    sample_cross_entropy,
+)
+from scmd.methods.base import Method, MethodConfig, Output, linear
+from scmd.models.images import as_float
+from scmd.models.student import evaluating
+from scmd.models.teacher import Teacher
+from scmd.selection import Decisions, SelectionConfig, phase, select
+
+LOG_SCALE_START = math.log(1 / 0.07)
+LOG_SCALE_MAX = math.log(100)
+
+
+@dataclass(frozen=True)
+class SCMDConfig(MethodConfig):
+    """Hyper-parameters of SCMD; the defaults are the paper's."""
+
+    lambda1: float = 0.5
+    """λ1, weight of L_logits."""
+    lambda2: float = 0.5
+    """λ2, weight of L_CM."""
+    temperature: float = 3.0
+    """τ."""
+    lr_scale: float = 1e-4
+    """Learning rate of γ, the logarithm of the cross-modality scale."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.lambda1 >= 0, "lambda1", "a number from 0")
+        self.require(self.lambda2 >= 0, "lambda2", "a number from 0")
+        self.require(self.temperature > 0, "temperature", "a number above 0")
+        self.require(self.lr_scale > 0, "lr_scale", "a number above 0")
+
+
+class SCMD(Method):
+    """Select the hard samples; on those, L = L_CE + λ1 L_logits + λ2 L_CM.
+
+    Its trained parts are ``backbone`` f, ``classifier`` h, ``projection`` P and ``log_scale`` γ.
+    """
+
+    Config = SCMDConfig
+    config: SCMDConfig
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        teacher: Teacher | None,
+        config: SCMDConfig | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(backbone, teacher, config, num_classes)
+        embedding_size = self.teacher.text_embeddings.shape[1]
+        self.projection = linear(backbone, embedding_size, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
+
+    def forward(self, batch: Batch, progress: float) -> Output:
+        """One step's loss on the samples that are kept, its parts, and the decisions."""
+        config = self.config
+        images = as_float(batch.images)
+        selecting = phase(progress, config.selection) == "select"
+        if selecting:
+            losses = self.selection_losses(images, batch.labels)
+            kept = select(losses, batch.domains, config.selection)
+        else:
+            losses = kept = None
+        x, y, ids = (
+            t if kept is None else t[kept] for t in (images, batch.labels, batch.sample_ids)
+        )
+
+        features = self.backbone(x)
+        student_logits = self.classifier(features)
+        with torch.no_grad():
+            teacher_logits = self.teacher.logits(x, ids)
+        sample_ce = sample_cross_entropy(student_logits, y)
+        ce = sample_ce.mean()
+        distilled = logit_distillation(teacher_logits, student_logits, config.temperature)
+        aligned = cross_modality_distillation(
+            teacher_logits,
+            self.projection(features),
+            self.teacher.text_embeddings,
+            self.log_scale.exp(),
+            config.temperature,
+        )
+        loss = ce + config.lambda1 * distilled + config.lambda2 * aligned
+        return {
+            "loss": loss,
+            "ce": ce.detach(),
+            "logits": distilled.detach(),
+            "cm": aligned.detach(),
+            "kept": torch.tensor(len(y)),
+            "decisions": _decisions(losses, kept, sample_ce.detach()),
+        }
+
+    @torch.no_grad()
+    def selection_losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of every sample, [B], in eval mode, touching no running statistic.
+
+        ``random`` does not look at losses, so they are NaN and no forward is spent on them.
+        """
+        if self.config.selection.rule == "random":
+            return torch.full(labels.shape, math.nan, device=images.device)
+        full_precision = self.config.selection.precision == "fp32"
+        with (
+            evaluating(self.backbone),
+            torch.autocast(
+                images.device.type,
+                enabled=torch.is_autocast_enabled(images.device.type) and not full_precision,
+            ),
+        ):
+            return sample_cross_entropy(self.predict(images), labels)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """γ has a learning rate of its own, and decays only with ``decay_all``."""
+        groups: Iterable[dict[str, Any]] = self.groups(
+            ((n, p) for n, p in self.named_parameters() if p is not self.log_scale), self.config.lr
+        )
+        return [*groups, *self.groups([("log_scale", self.log_scale)], self.config.lr_scale)]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clamp γ to [0, ln 100]."""
+        self.log_scale.clamp_(0, LOG_SCALE_MAX)
+
+
+def _decisions(losses: Tensor | None, kept: Tensor | None, sample_ce: Tensor) -> Decisions:
+    """In a whole-batch step, and for ``random``, the losses of the training forward serve."""
+    if losses is None or kept is None:
+        return Decisions(sample_ce, torch.ones_like(sample_ce, dtype=torch.bool))
+    return Decisions(torch.where(kept & losses.isnan(), _scatter(kept, sample_ce), losses), kept)
+
+
+def _scatter(kept: Tensor, values: Tensor) -> Tensor:
+    return torch.zeros(kept.shape, device=values.device).masked_scatter(kept, values)

@@ -1,0 +1,1 @@
+"""Networks: the student that is trained and the teacher that is asked."""

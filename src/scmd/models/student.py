@@ -1,0 +1,156 @@
+"""The student: a timm backbone that maps images in [0, 1] to features."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import timm
+import tyro
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scmd.errors import ScmdError
+from scmd.models.images import Interpolation, Normalize
+from scmd.models.weights import load_strictly, read_state_dict
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The network that is trained."""
+
+    name: Annotated[str, tyro.conf.arg(name="student")] = "resnet50.tv2_in1k"
+    """Any timm model, with its weights' tag where there is one."""
+    weights: Annotated[Path | None, tyro.conf.arg(name="student-weights")] = None
+    """Start from this file (safetensors, or a checkpoint that loads with weights_only)."""
+    pretrained: Annotated[bool, tyro.conf.arg(name="student-pretrained")] = True
+    """Without a file: start from timm's weights on the hub. Off: from scratch."""
+    args: Annotated[tuple[str, ...], tyro.conf.arg(name="student-args")] = ()
+    """Arguments for timm, e.g. pad_type=same drop_path_rate=0.1."""
+    mean: Annotated[Triple | None, tyro.conf.arg(name="student-mean")] = None
+    """Normalisation of the input; default: the model's own."""
+    std: Annotated[Triple | None, tyro.conf.arg(name="student-std")] = None
+    """As student-mean."""
+    freeze_batch_norm: bool = True
+    """Keep the running statistics of batch norm as they are, as DomainBed does."""
+
+
+class TimmBackbone(nn.Module):
+    """A timm model without its head, with its own normalisation.
+
+    Maps float images in [0, 1], [B, 3, H, W], to features [B, num_features].
+    """
+
+    def __init__(self, model: nn.Module, normalize: Normalize, freeze_batch_norm: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.normalize = normalize
+        self.freeze_batch_norm = freeze_batch_norm
+        # Some heads widen the pooled features (mobilenetv3); timm names their output apart.
+        widened: Any = getattr(model, "head_hidden_size", None)
+        self.num_features = int(widened or cast(int, model.num_features))
+        self.train()  # a new module is in training mode without having been told
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to features."""
+        return self.model(self.normalize(images))
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """As in torch, but frozen batch norm stays in eval mode."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:
+    """Build the student's backbone and load the weights that it starts from.
+
+    Raises:
+        ScmdError: timm does not know the model or an argument, or the weights cannot be had or
+            do not fit.
+    """
+    from_hub = config.pretrained and config.weights is None
+    model = _create_timm(config.name, parse_args(config.args), from_hub)
+    if config.weights is not None:
+        load_strictly(model, _without_head(model, config.weights), config.weights)
+    own = resolve_model_data_config(model)
+    interpolation: Interpolation = "bilinear"  # as the images were resized before
+    normalize = Normalize(
+        (image_size, image_size),
+        config.mean or own["mean"],
+        config.std or own["std"],
+        interpolation,
+    )
+    return TimmBackbone(model, normalize, config.freeze_batch_norm)
+
+
+def parse_args(args: Sequence[str]) -> dict[str, Any]:
+    """``("a=1", "b=same")`` to ``{"a": 1, "b": "same"}``; values are Python literals or text."""
+    parsed: dict[str, Any] = {}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if not equals or not key.isidentifier():
+            raise ScmdError(f"--student-args {arg!r} is not of the form name=value")
+        try:
+            parsed[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed[key] = value
+    return parsed
+
+
+def _create_timm(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+        hint = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()"
+        raise ScmdError(f"timm has no model {name!r}. {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
+    except (TypeError, AttributeError, AssertionError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScmdError(
+            f"timm cannot create {name!r} with {args}: {reason}. Check --student-args"
+        ) from error
+    except (OSError, RuntimeError) as error:  # the hub's errors
+        reason = str(error).splitlines()[0]
+        raise ScmdError(
+            f"the weights of {name!r} cannot be had: {reason}. "
+            "Give a file with --student-weights FILE, or train from scratch with "
+            "--no-student-pretrained"
+        ) from error
+
+
+def _without_head(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The file's weights less its classifier, which has another task's classes."""
+    head = getattr(model, "default_cfg", {}).get("classifier") or ()
+    prefixes = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
+    state = read_state_dict(path)
+    dropped = [name for name in state if prefixes and name.startswith(prefixes)]
+    if dropped:
+        sizes = ", ".join(f"{name} {list(state[name].shape)}" for name in dropped)
+        logger.warning("%s: its classifier is dropped (%s)", path, sizes)
+    return {name: value for name, value in state.items() if name not in dropped}
+
+
+@contextmanager
+def evaluating(module: nn.Module):
+    """Put a module into eval mode and, afterwards, each of its parts back into its own mode."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

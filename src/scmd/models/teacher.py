@@ -1,0 +1,206 @@
+"""The teacher: any open_clip model, frozen, asked for its opinion on images."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import open_clip
+import torch
+import tyro
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scmd.errors import ScmdError
+from scmd.models.images import Normalize
+from scmd.models.prompts import PromptConfig, class_prompts
+from scmd.models.student import Triple
+
+DEFAULT_TEACHER = "ViT-B-32-quickgelu/openai"
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The frozen image-text model, and how it is asked."""
+
+    name: Annotated[str, tyro.conf.arg(name="teacher")] = DEFAULT_TEACHER
+    """open_clip's NAME/TAG, hf-hub:OWNER/NAME, or a local folder in open_clip's format."""
+    prompts: Annotated[PromptConfig, tyro.conf.arg(name="")] = field(default_factory=PromptConfig)
+    mean: Annotated[Triple | None, tyro.conf.arg(name="teacher-mean")] = None
+    """Normalisation of the teacher's input; default: its own."""
+    std: Annotated[Triple | None, tyro.conf.arg(name="teacher-std")] = None
+    """As teacher-mean."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """What a method asks of a teacher; any object will do that has these two.
+
+    ``logits`` is handed the same images as the student's backbone: float32 in [0, 1],
+    [B, 3, H, W], at the batch's size, *not normalised*. Each network resizes and normalises for
+    itself. A method asks without gradient, and only about the samples that it trains on.
+    """
+
+    text_embeddings: Tensor
+    """One row per class, L2-normalised: [C, E]."""
+
+    def logits(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        """Opinions [B, C]: s · cos(φ_img(x), t), with the model's scale, without temperature.
+
+        Args:
+            images: float32 in [0, 1], not normalised: [B, 3, H, W].
+            sample_ids: Stable ids of the images, int64 [B], for teachers that remember.
+        """
+        ...
+
+
+class CLIPTeacher(nn.Module):
+    """An open_clip model with one text embedding per class; always in eval mode, no gradient."""
+
+    text_embeddings: Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        text_embeddings: Tensor,
+        normalize: Normalize,
+        preprocess: Callable[[Image.Image], Tensor],
+    ) -> None:
+        super().__init__()
+        self.model: Any = model.requires_grad_(False)
+        self.normalize = normalize
+        self.preprocess = preprocess
+        """The model's own transform, from a picture to its normalised input [3, H, W]."""
+        self.register_buffer("text_embeddings", text_embeddings, persistent=False)
+        self.eval()
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square that the image tower sees, in pixels."""
+        return self.normalize.size[0]
+
+    def train(self, mode: bool = True) -> CLIPTeacher:
+        """Stays in eval mode, whatever it is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
+        """See ``Teacher.logits``."""
+        return self.normalized_logits(self.normalize(images))
+
+    @torch.no_grad()
+    def normalized_logits(self, pixels: Tensor) -> Tensor:
+        """The same for input that is resized and normalised already: [B, 3, size, size]."""
+        embeddings = self.model.encode_image(pixels, normalize=True).float()
+        # Autocast would multiply in half precision, where logits near 25 are 1/8 apart.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.model.logit_scale.exp() * embeddings @ self.text_embeddings.T
+
+
+def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
+    """Load an open_clip model and encode the prompts of ``classes``, once.
+
+    Raises:
+        ScmdError: The model or its weights cannot be had, it was trained with another GELU than
+            its configuration has, or the prompts are unusable.
+    """
+    prompts = class_prompts(classes, config.prompts)
+    model, preprocess, tokenizer = _load_open_clip(config.name)
+    cfg = open_clip.get_model_preprocess_cfg(model)
+    size = cfg["size"]
+    normalize = Normalize(
+        (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        config.mean or tuple(cfg["mean"]),
+        config.std or tuple(cfg["std"]),
+        cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+    )
+    return CLIPTeacher(model, encode_prompts(model, tokenizer, prompts), normalize, preprocess)
+
+
+@torch.no_grad()
+def encode_prompts(model: Any, tokenizer: Callable, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """One L2-normalised text embedding per class: [C, E].
+
+    Of a class's prompts, the normalised embeddings are averaged and normalised again (Radford et
+    al., 2021). open_clip's own ``build_zero_shot_classifier`` needs as many for every class.
+    """
+    rows = [
+        F.normalize(model.encode_text(tokenizer(list(texts)), normalize=True).mean(0), dim=-1)
+        for texts in prompts
+    ]
+    return torch.stack(rows).float()
+
+
+def _load_open_clip(name: str) -> tuple[Any, Any, Any]:
+    model_name, tag = _parse_name(name)
+    try:
+        with _strict_open_clip(name):
+            # The text tower's own weights (of a Hugging Face model, say) would be downloaded only
+            # to be overwritten by the checkpoint's.
+            model = open_clip.create_model(
+                model_name, tag, require_pretrained=True, pretrained_text=False
+            ).eval()
+            transform = image_transform_v2(
+                PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False
+            )
+            return model, transform, open_clip.get_tokenizer(model_name)
+    except ScmdError:
+        raise
+    except Exception as error:  # open_clip, the hub and torch raise all sorts
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ScmdError(
+            f"teacher {name!r} cannot be loaded: {reason}. Give open_clip's NAME/TAG "
+            f"(e.g. {DEFAULT_TEACHER}), hf-hub:OWNER/NAME, or a folder with open_clip_config.json "
+            "and open_clip_model.safetensors"
+        ) from error
+
+
+def _parse_name(name: str) -> tuple[str, str | None]:
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    if Path(name).is_dir():
+        return f"local-dir:{name}", None
+    model, slash, tag = name.partition("/")
+    if open_clip.get_model_config(model) is None:
+        raise ScmdError(
+            f"teacher {name!r} is neither a folder nor a model that open_clip knows. Give NAME/TAG "
+            f"(e.g. {DEFAULT_TEACHER}), hf-hub:OWNER/NAME, or a folder in open_clip's format"
+        )
+    if not slash or not tag:
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise ScmdError(
+            f"teacher {name!r} names no weights. Give one of {model}'s: "
+            f"{', '.join(f'{model}/{t}' for t in tags[:4]) or 'none is known'}"
+        )
+    return model, tag
+
+
+@contextmanager
+def _strict_open_clip(name: str) -> Iterator[None]:
+    """Turn open_clip's warning on a QuickGELU mismatch into an error, and keep it quiet else."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            yield
+    except UserWarning as warning:
+        if "QuickGELU" not in str(warning):
+            raise
+        model, _, tag = name.partition("/")
+        other = model.removesuffix("-quickgelu")
+        other = other if other != model else f"{model}-quickgelu"
+        raise ScmdError(
+            f"teacher {name!r}: its weights were trained with another GELU than {model!r} has. "
+            f"Use {other}/{tag}"
+        ) from warning
+    finally:
+        root.setLevel(level)

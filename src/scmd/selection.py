@@ -1,0 +1,118 @@
+"""Which samples of a batch a step trains on.
+
+Training on the worst ρ of a batch estimates the conditional value at risk of the loss; see
+``docs/theory.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from scmd.errors import ScmdError
+
+Phase = Literal["whole", "select"]
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which samples a step trains on, and when."""
+
+    rule: Literal["hardest", "random", "all"] = "hardest"
+    """hardest: the largest losses (the paper). random: as many, blindly. all: the whole batch."""
+    fraction: float = 0.2
+    """ρ: the part of the batch that is kept, at least one sample."""
+    scope: Literal["batch", "domain"] = "batch"
+    """Compare losses over the whole batch (the paper), or within each domain."""
+    warmup: float = 0.0
+    """Part of the steps, at the start, that train on the whole batch; 0 in the paper."""
+    last_fraction: float = 0.25
+    """k: part of the steps, at the end, that train on the whole batch."""
+    precision: Literal["same", "fp32"] = "same"
+    """Of the selection forward: as in training, or always fp32 (the released code)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ScmdError(f"selection.fraction = {self.fraction}: give a number in (0, 1]")
+        for name in ("warmup", "last_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ScmdError(
+                    f"selection.{name} = {getattr(self, name)}: give a number in [0, 1]"
+                )
+        if self.warmup + self.last_fraction > 1 + _ROUNDING:
+            raise ScmdError(
+                f"selection.warmup = {self.warmup} and selection.last_fraction = "
+                f"{self.last_fraction} are more than all steps. Lower one of them"
+            )
+
+
+class Decisions(NamedTuple):
+    """What was decided about every sample of a batch."""
+
+    losses: Tensor
+    """float32 [B]; NaN where a loss was not computed."""
+    kept: Tensor
+    """bool [B]"""
+
+
+# Steps over steps is not exact: 1 - 0.9 is a little less than 0.1.
+_ROUNDING = 1e-9
+
+
+def phase(progress: float, config: SelectionConfig) -> Phase:
+    """Whether a step selects: not in the warm-up and not in the last fraction k of the steps.
+
+    Args:
+        progress: The step, counted from 0, over the number of steps.
+        config: Its ``warmup`` and ``last_fraction``.
+    """
+    if config.rule == "all" or progress < config.warmup - _ROUNDING:
+        return "whole"
+    return "select" if progress < 1 - config.last_fraction - _ROUNDING else "whole"
+
+
+def number_kept(batch_size: int, fraction: float) -> int:
+    """max(1, int(ρB))."""
+    return max(1, int(fraction * batch_size))
+
+
+def hardest(losses: Tensor, fraction: float) -> Tensor:
+    """Keep the max(1, int(ρB)) largest losses; of equal ones, the earlier in the batch.
+
+    Args:
+        losses: Per sample, [B].
+        fraction: ρ.
+
+    Returns:
+        bool [B].
+    """
+    order = torch.argsort(losses, descending=True, stable=True)
+    kept = torch.zeros_like(losses, dtype=torch.bool)
+    kept[order[: number_kept(len(losses), fraction)]] = True
+    return kept
+
+
+def select(losses: Tensor, domains: Tensor, config: SelectionConfig) -> Tensor:
+    """Apply the rule to what it compares: random losses for ``random``, the real ones else.
+
+    Args:
+        losses: Per sample, [B]; for ``random`` only their number and device count.
+        domains: Per sample, int64 [B].
+        config: Rule, fraction and scope.
+
+    Returns:
+        bool [B]. ``random`` draws from torch's global generator.
+    """
+    if config.rule == "all":
+        return torch.ones_like(losses, dtype=torch.bool)
+    ranked = torch.rand_like(losses) if config.rule == "random" else losses
+    if config.scope == "batch":
+        return hardest(ranked, config.fraction)
+    kept = torch.zeros_like(losses, dtype=torch.bool)
+    for domain in torch.unique(domains):
+        inside = domains == domain
+        kept[inside] = hardest(ranked[inside], config.fraction)
+    return kept
