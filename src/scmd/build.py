@@ -1,0 +1,104 @@
+"""From a configuration to its parts: which image plays which role, and the method in training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from scmd.config import RunConfig, method_class
+from scmd.data.check import check_images
+from scmd.data.folder import DomainImages, load_domains, resolve_domain
+from scmd.data.splits import holdout_mask
+from scmd.errors import ScmdError
+from scmd.methods import Method
+from scmd.models.student import create_backbone
+from scmd.models.teacher import CLIPTeacher, load_teacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """A data set and what each of its samples is for."""
+
+    data: DomainImages
+    sources: tuple[str, ...]
+    """The domains trained on, sorted."""
+    target: str | None
+    """The domain measured on and never trained on."""
+    split: np.ndarray
+    """Per sample: train, holdout, target, target-holdout or bad. str [N]."""
+
+    def rows(self, domain: str, *splits: str) -> np.ndarray:
+        """The rows of a domain that are in any of the splits: int64 [n]."""
+        rows = self.data.rows(domain)
+        return rows[np.isin(self.split[rows], splits)]
+
+    def train_rows(self) -> list[np.ndarray]:
+        """Per source, the rows to train on."""
+        return [self.rows(domain, "train") for domain in self.sources]
+
+
+def assign_roles(config: RunConfig) -> Roles:
+    """Load the data and split it as DomainBed does; bad images leave after the split.
+
+    Raises:
+        ScmdError: As ``load_domains``; an unknown target; a source with nothing left to train on
+            or nothing held out.
+    """
+    if not config.data.path:
+        raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
+    data = load_domains(config.data.path, config.data.classes)
+    target = resolve_domain(data, config.data.target) if config.data.target else None
+    sources = tuple(domain for domain in data.domains if domain != target)
+    if not sources:
+        raise ScmdError(
+            f"{data.source} has no domain but the target {target!r}, so there is nothing to train "
+            "on. Leave --target out, or add domains"
+        )
+    held_out = holdout_mask(data, config.data.holdout, config.training.seed)
+    split = np.where(held_out, "holdout", "train").astype("<U14")
+    if target:
+        rows = data.rows(target)
+        split[rows] = np.where(held_out[rows], "target-holdout", "target")
+    if config.data.skip_bad:
+        bad = check_images(data).bad_rows
+        split[bad] = "bad"
+        if len(bad):
+            logger.warning(
+                "%d of %d images cannot be decoded and are left out", len(bad), len(data)
+            )
+    roles = Roles(data, sources, target, split)
+    for domain in sources:
+        for name, use in (("train", "train on"), ("holdout", "hold out")):
+            if not len(roles.rows(domain, name)):
+                raise ScmdError(
+                    f"domain {domain!r} has too few images to {use} any with --holdout "
+                    f"{config.data.holdout}: {len(data.rows(domain))}, of which "
+                    f"{len(roles.rows(domain, 'bad'))} are left out as undecodable. Add images"
+                )
+    return roles
+
+
+def build_method(config: RunConfig, classes: tuple[str, ...]) -> Method:
+    """The method with its student, and its teacher where it needs one.
+
+    Weights that are not loaded are drawn from a generator seeded by the run's seed, so that all
+    methods of a comparison start from the same ones.
+    """
+    method = method_class(config.method)
+    teacher = load_teacher(config.teacher, classes) if method.needs_teacher else None
+    torch.manual_seed(config.training.seed)
+    backbone = create_backbone(config.student, config.data.image_size)
+    return method(backbone, teacher, config.hparams, len(classes))
+
+
+def batch_size_in_pixels(config: RunConfig, method: Method) -> int:
+    """The side of a batch's images: the larger of what the two networks see."""
+    size = config.data.image_size
+    if not method.needs_teacher or not isinstance(method.teacher, CLIPTeacher):
+        return size
+    return max(size, method.teacher.image_size)

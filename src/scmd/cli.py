@@ -1,0 +1,76 @@
+"""The command line: names of commands to the functions in ``scmd.commands``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from scmd.errors import ScmdError, ScmdWarning
+
+COMMANDS = {
+    "train": "Train a student on a folder of domains.",
+    "evaluate": "Measure a trained student on a data set.",
+    "predict": "Classify images with a trained student.",
+    "teacher eval": "Zero-shot accuracy of a teacher, per domain and class.",
+    "data check": "Look for bad, duplicate and misplaced images.",
+}
+
+_HELP = f"""\
+usage: scmd COMMAND [OPTIONS]
+
+Train small image classifiers that hold up on domains they never saw.
+
+commands:
+{chr(10).join(f"  {name:<14}{text}" for name, text in COMMANDS.items())}
+
+scmd COMMAND --help says more; scmd --version prints the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status: 0; 1 where ``data check`` found errors; 2 on bad input.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _show_warning
+    try:
+        return _run(argv)
+    except ScmdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"scmd {version('scmd')}")
+        return 0
+    name = next((n for n in COMMANDS if argv[: n.count(" ") + 1] == n.split()), None)
+    if name is None:
+        given = " ".join(
+            argv[:2] if any(n.startswith(f"{argv[0]} ") for n in COMMANDS) else argv[:1]
+        )
+        raise ScmdError(f"there is no command {given!r}. Choose from {', '.join(COMMANDS)}")
+    # Imported here, so that --help does not wait for torch.
+    from scmd import commands
+
+    return commands.run(name, argv[name.count(" ") + 1 :])
+
+
+def _show_warning(message: Any, category: type[Warning], *rest: Any) -> None:
+    if issubclass(category, ScmdWarning):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""What each command does: parse, call one function, print."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from scmd.config import PRESETS, RunConfig, build_config
+from scmd.data.folder import ClassPolicy
+from scmd.errors import ScmdError
+from scmd.models.prompts import PromptConfig
+from scmd.models.teacher import TeacherConfig
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a student on the source domains of a data set and measure it on the target.
+
+    Settings come from the preset, then the configuration file, then the flags. With --method,
+    the method's own hyper-parameters are shown below.
+    """
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run. Default: runs/DATA-TARGET-METHOD-seedN."""
+    config: Path | None = None
+    """A TOML file of settings, e.g. another run's config.toml."""
+    preset: str = "default"
+    """default, paper (the released code's behaviour), or paper-domainnet."""
+    resume: bool = False
+    """Continue a stopped run in --out."""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Measure a trained student on every domain of a data set."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    data: tyro.conf.Positional[str]
+    """A folder domain/class/image or a CSV manifest; its classes are matched by name."""
+    json: Path | None = None
+    """Write the numbers here, too."""
+    workers: int = 2
+    """Processes that decode images."""
+
+
+@dataclass(frozen=True)
+class PredictCommand:
+    """Classify images with a trained student."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    format: Literal["csv", "jsonl"] = "csv"
+    """csv: a line per image and rank. jsonl: a line per image."""
+    top: int = 1
+    """How many classes to give for each image."""
+    out: Path | None = None
+    """File to write; default: standard output."""
+    workers: int = 2
+    """Processes that decode images."""
+
+
+@dataclass(frozen=True)
+class TeacherEvalCommand:
+    """Print a teacher's zero-shot accuracy per domain and class, with its own transform."""
+
+    teacher: tyro.conf.Positional[str]
+    """open_clip's NAME/TAG, hf-hub:OWNER/NAME, or a local folder in open_clip's format."""
+    data: tyro.conf.Positional[str]
+    """A folder domain/class/image or a CSV manifest."""
+    prompts: Annotated[PromptConfig, tyro.conf.arg(name="")] = field(default_factory=PromptConfig)
+    classes: ClassPolicy = "strict"
+    """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
+    json: Path | None = None
+    """Write the numbers here, too."""
+    workers: int = 2
+    """Processes that decode images."""
+
+
+@dataclass(frozen=True)
+class DataCheckCommand:
+    """Decode and hash every image; exit status 1 where a data set has errors."""
+
+    data: tyro.conf.Positional[str]
+    """A folder domain/class/image or a CSV manifest."""
+    classes: ClassPolicy = "strict"
+    """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The flags that the other flags' defaults depend on."""
+
+    config: Path | None = None
+    preset: str = "default"
+    method: str | None = None
+
+
+def train(command: TrainCommand) -> int:
+    """``scmd train``."""
+    from scmd.summary import print_summary
+    from scmd.train import train as run_training
+
+    out = command.out or _default_folder(command.run)
+    console = Console(stderr=True)
+    summary = run_training(command.run, out, command.resume, console)
+    if summary:  # empty in all processes but the first
+        print_summary(summary, out, Console())
+    return 0
+
+
+def evaluate(command: EvaluateCommand) -> int:
+    """``scmd evaluate``."""
+    from scmd.deploy.evaluate import evaluate_run, print_results
+    from scmd.files import write_json
+
+    results = evaluate_run(command.run, command.data, command.workers)
+    print_results(results, Console())
+    if command.json:
+        write_json(command.json, results)
+    return 0
+
+
+def predict(command: PredictCommand) -> int:
+    """``scmd predict``."""
+    from scmd.deploy.predict import predict_files, write_predictions
+
+    if not command.images:
+        raise ScmdError("no image given. Name image files, or folders of them")
+    if command.top < 1:
+        raise ScmdError(f"--top {command.top}: give a whole number from 1")
+    predictions = predict_files(command.run, command.images, command.top, command.workers)
+    write_predictions(predictions, command.format, command.out)
+    return 0
+
+
+def teacher_eval(command: TeacherEvalCommand) -> int:
+    """``scmd teacher eval``."""
+    from scmd.data.folder import load_domains
+    from scmd.deploy.evaluate import evaluate_teacher, print_results
+    from scmd.files import write_json
+
+    config = TeacherConfig(command.teacher, command.prompts)
+    data = load_domains(command.data, command.classes)
+    results = evaluate_teacher(config, data, command.workers)
+    print_results(results, Console(), per_class=True)
+    if command.json:
+        write_json(command.json, results)
+    return 0
+
+
+def data_check(command: DataCheckCommand) -> int:
+    """``scmd data check``."""
+    from scmd.data.check import check_images, print_report
+    from scmd.data.folder import load_domains
+
+    report = check_images(load_domains(command.data, command.classes))
+    print_report(report, Console())
+    return 1 if report.errors else 0
+
+
+_COMMANDS = {
+    "train": (TrainCommand, train),
+    "evaluate": (EvaluateCommand, evaluate),
+    "predict": (PredictCommand, predict),
+    "teacher eval": (TeacherEvalCommand, teacher_eval),
+    "data check": (DataCheckCommand, data_check),
+}
+
+
+def run(name: str, argv: list[str]) -> int:
+    """Parse the arguments of a command and run it; returns the exit status."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+    )
+    arguments, function = _COMMANDS[name]
+    markers = (tyro.conf.PositionalMetavarFromFieldName,)
+    default = _train_default(argv) if name == "train" else tyro.MISSING_NONPROP
+    parsed = tyro.cli(arguments, prog=f"scmd {name}", args=argv, default=default, config=markers)
+    return function(parsed)
+
+
+def _train_default(argv: list[str]) -> TrainCommand:
+    """A preset, a file and a method decide what the other flags start from."""
+    sources, _ = tyro.cli(_Sources, args=argv, return_unknown_args=True, add_help=False)
+    if sources.preset not in PRESETS:
+        raise ScmdError(f"there is no preset {sources.preset!r}. Choose from {', '.join(PRESETS)}")
+    config = build_config(sources.preset, sources.config, sources.method)
+    return TrainCommand(config, config=sources.config, preset=sources.preset)
+
+
+def _default_folder(config: RunConfig) -> Path:
+    data = Path(config.data.path)
+    parts = (data.stem, config.data.target or "all", config.method, f"seed{config.training.seed}")
+    return Path("runs") / "-".join(parts)

@@ -1,0 +1,292 @@
+"""What a run is: frozen dataclasses, TOML in and out. Order: preset < file < flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import tomli_w
+import tyro
+
+from scmd.averaging import AverageConfig
+from scmd.data.folder import ClassPolicy
+from scmd.errors import ScmdError
+from scmd.files import writing_aside
+from scmd.methods import METHODS, Method, MethodConfig
+from scmd.models.student import StudentConfig
+from scmd.models.teacher import TeacherConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="data", metavar="DATA")] = ""
+    """A folder domain/class/image, or a CSV manifest path,domain,class."""
+    target: str | None = None
+    """The domain to hold out and measure on. Without it every domain is a source."""
+    classes: ClassPolicy = "strict"
+    """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
+    holdout: float = 0.2
+    """Part of every domain that is held out for model selection (DomainBed's split)."""
+    image_size: int = 224
+    """The student's input, in pixels."""
+    class_balanced: bool = False
+    """Draw the classes of a domain equally often."""
+    skip_bad: bool = False
+    """Leave undecodable images out (they are looked for before training)."""
+    augment_holdout: bool = False
+    """Score the holdout on augmented images, as the released code does."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.holdout < 1:
+            raise ScmdError(f"holdout = {self.holdout}: give a number between 0 and 1")
+        _positive(self, "image_size")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    steps: int = 5000
+    """Optimizer steps (the paper: 15000 on DomainNet)."""
+    batch_per_domain: int = 32
+    """Images of each source domain in a step."""
+    seed: int = 0
+    """Of split, initial weights, order and augmentation."""
+    evaluate_every: int = 300
+    """Steps between scores of the sources' holdout, step 0 and the last included."""
+    checkpoint_every: int = 300
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between lines of losses in metrics.jsonl."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward passes; fp16 needs a GPU."""
+    workers: int = 2
+    """Processes that decode and augment; 0: the training process does."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_per_domain",
+            "evaluate_every",
+            "checkpoint_every",
+            "log_every",
+        ):
+            _positive(self, name)
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run depends on."""
+
+    method: str = "scmd"
+    """erm, kd or scmd."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    student: Annotated[StudentConfig, tyro.conf.arg(name="")] = field(default_factory=StudentConfig)
+    teacher: Annotated[TeacherConfig, tyro.conf.arg(name="")] = field(default_factory=TeacherConfig)
+    hparams: Annotated[MethodConfig, tyro.conf.arg(name="")] = field(
+        default_factory=METHODS["scmd"].Config
+    )
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(
+        default_factory=TrainingConfig
+    )
+    average: Annotated[AverageConfig, tyro.conf.arg(name="")] = field(default_factory=AverageConfig)
+
+
+# What the released code does differently, as far as it changes a result. Its phase switch is at
+# step (1 - k) · 5000, inclusive, whatever the number of steps, so k is given for 5,001 steps.
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_RELEASED: dict[str, Any] = {
+    "data": {"augment_holdout": True},
+    "teacher": _IMAGENET,
+    "hparams": {
+        "decay_all": True,
+        "selection": {"precision": "fp32", "last_fraction": 1 - 3751 / 5001},
+    },
+    "training": {"steps": 5001},
+    "average": {"average": "sma-released"},
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": _RELEASED,
+    "paper-domainnet": {
+        **_RELEASED,
+        "hparams": {
+            "decay_all": True,
+            "selection": {"precision": "fp32", "last_fraction": 1 - 3751 / 15001},
+        },
+        "training": {"steps": 15001, "evaluate_every": 1000},
+    },
+}
+
+
+def method_class(name: str, where: str = "") -> type[Method]:
+    """The method of that name, which stands in ``where``.
+
+    Raises:
+        ScmdError: There is none; the message suggests the nearest one.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METHODS)}"
+        raise ScmdError(f"{where}there is no method {name!r}. {hint}")
+    return METHODS[name]
+
+
+def build_config(
+    preset: str = "default", file: Path | None = None, method: str | None = None
+) -> RunConfig:
+    """A configuration from a preset, a TOML file over it, and a method over both.
+
+    A preset's hyper-parameters go to the methods that have them.
+
+    Raises:
+        ScmdError: Unknown preset, method or setting; a file that is no TOML; a value of the wrong
+            type or out of range.
+    """
+    if preset not in PRESETS:
+        raise ScmdError(f"there is no preset {preset!r}. Choose from {', '.join(PRESETS)}")
+    given = _read_toml(file) if file else {}
+    name = method or given.get("method", "scmd")
+    where = f"{file}: " if file and method is None else ""
+    config_class = method_class(str(name), where).Config
+    hparams = given.get("hparams", {})
+    if method not in (None, given.get("method", "scmd")) and isinstance(hparams, Mapping):
+        # The file's hyper-parameters are another method's: keep what both have.
+        hparams = _known(hparams, config_class)
+    values = _merge(
+        {**PRESETS[preset], "hparams": _known(PRESETS[preset].get("hparams", {}), config_class)},
+        {**given, "hparams": hparams, "method": name},
+    )
+    return _validate(values, config_class, file)
+
+
+def load_config(file: Path) -> RunConfig:
+    """Read a run's ``config.toml``. Raises as ``build_config``."""
+    return build_config(file=file)
+
+
+def to_toml(config: RunConfig) -> str:
+    """The complete configuration as TOML; what is None is left out."""
+    return tomli_w.dumps(_plain(dataclasses.asdict(config)))
+
+
+def save_config(config: RunConfig, file: Path) -> None:
+    """Write ``to_toml`` to a file."""
+    with writing_aside(file) as aside:
+        aside.write(to_toml(config).encode())
+
+
+def differences(a: RunConfig, b: RunConfig) -> list[str]:
+    """The settings in which two configurations differ, as ``section.name: a -> b``."""
+    left, right = (_flatten(_plain(dataclasses.asdict(config))) for config in (a, b))
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScmdError(f"configuration {file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ScmdError(f"configuration {file} is not TOML: {error}") from error
+
+
+def _validate(
+    values: Mapping[str, Any], hparams: type[MethodConfig], file: Path | None
+) -> RunConfig:
+    where = f"{file}: " if file else ""
+    run = dict(values)
+    chosen = _parse({"hparams": run.pop("hparams")}, "hparams", hparams, where)
+    return dataclasses.replace(_parse(run, None, RunConfig, where), hparams=chosen)
+
+
+def _parse(values: Mapping[str, Any], section: str | None, cls: type[T], where: str) -> T:
+    prefix = f"{section}." if section else ""
+    try:
+        # Strict, so that "5" is no number and 1 no truth; by way of JSON, where strictness still
+        # makes tuples of lists and paths of texts.
+        text = json.dumps(values[section] if section else values, default=str)
+        return pydantic.TypeAdapter(_forbid_extra(cls)).validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = prefix + ".".join(str(part) for part in first["loc"]) or (section or "")
+        name = name.removesuffix(".")
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise ScmdError(f"{where}there is no setting {name!r}{_nearest(name, cls)}") from error
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ScmdError):
+            raise ScmdError(f"{where}{cause}") from error
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ScmdError(f"{where}{name} = {first['input']!r}: {message}") from error
+
+
+def _forbid_extra(cls: type[T]) -> type[T]:
+    for part in dataclasses.fields(cls):  # type: ignore[arg-type]
+        default = part.default_factory
+        if default is not dataclasses.MISSING and dataclasses.is_dataclass(made := default()):
+            _forbid_extra(type(made))
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return cls
+
+
+def _nearest(name: str, cls: type) -> str:
+    config = cls() if cls is RunConfig else {"hparams": dataclasses.asdict(cls())}
+    values = config if isinstance(config, dict) else dataclasses.asdict(config)
+    near = difflib.get_close_matches(name, list(_flatten(values)), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def _known(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    names = {part.name for part in dataclasses.fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _positive(config: Any, name: str) -> None:
+    if getattr(config, name) < 1:
+        raise ScmdError(f"{name} = {getattr(config, name)}: give a whole number from 1")

@@ -1,0 +1,149 @@
+"""The student as it is deployed: two files, and a module that maps images to class logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from scmd.data.transforms import evaluation_transform
+from scmd.errors import ScmdError
+from scmd.files import write_json, writing_aside
+from scmd.methods import Method
+from scmd.models.images import as_float
+from scmd.models.student import StudentConfig, TimmBackbone, create_backbone
+from scmd.models.weights import load_strictly, read_state_dict
+
+FORMAT = 1
+MODEL, WEIGHTS = "model.json", "model.safetensors"
+
+
+class Classifier(nn.Module):
+    """A trained student.
+
+    Maps float images in [0, 1] (or uint8), [B, 3, H, W], to class logits [B, C]; it resizes and
+    normalises for itself.
+    """
+
+    def __init__(self, backbone: TimmBackbone, classes: Sequence[str], description: dict[str, Any]):
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.num_features, len(classes))
+        self.classes = tuple(classes)
+        self.description = description
+        """What ``model.json`` says."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input in pixels."""
+        return int(self.description["image_size"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to logits."""
+        return self.classifier(self.backbone(as_float(images)))
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image.Image]) -> Tensor:
+        """Class probabilities [B, C] of RGB pictures of any size."""
+        transform = evaluation_transform(self.image_size)
+        batch = torch.stack([transform(image.convert("RGB")) for image in images])
+        return self(batch.to(next(self.parameters()).device)).softmax(1)
+
+
+def save_classifier(
+    folder: Path,
+    method: Method,
+    weights: dict[str, Tensor],
+    student: StudentConfig,
+    classes: Sequence[str],
+    about: dict[str, Any],
+) -> None:
+    """Write ``model.safetensors`` and ``model.json``: all that inference needs.
+
+    Args:
+        folder: Where.
+        method: Tells the backbone's normalisation.
+        weights: A state dict of the method, projection included where there is one.
+        student: The architecture.
+        classes: The class names, in the order of the logits.
+        about: What else the reader of the file should know.
+    """
+    backbone = method.backbone
+    if not isinstance(backbone, TimmBackbone):
+        raise ScmdError("only a timm student can be saved as a deployable model")
+    description = {
+        "format": FORMAT,
+        "architecture": student.name,
+        "args": list(student.args),
+        "image_size": backbone.normalize.size[0],
+        "mean": [round(value, 6) for value in backbone.normalize.mean.flatten().tolist()],
+        "std": [round(value, 6) for value in backbone.normalize.std.flatten().tolist()],
+        "resize": "to a square, bilinear, without keeping the aspect",
+        "classes": list(classes),
+        **about,
+    }
+    with writing_aside(folder / WEIGHTS) as file:
+        file.write(serialize({name: value.contiguous() for name, value in weights.items()}))
+    write_json(folder / MODEL, description)
+
+
+def load(path: str | Path) -> Classifier:
+    """Load a trained student from a run's folder, or any folder with its two files.
+
+    Raises:
+        ScmdError: A file is missing, damaged, or does not fit the other.
+    """
+    folder = Path(path)
+    description = _read_description(folder)
+    student = StudentConfig(
+        name=description["architecture"],
+        args=tuple(description["args"]),
+        pretrained=False,
+        mean=tuple(description["mean"]),
+        std=tuple(description["std"]),
+    )
+    backbone = create_backbone(student, description["image_size"])
+    model = Classifier(backbone, description["classes"], description)
+    state = read_state_dict(folder / WEIGHTS)
+    own = ("backbone.", "classifier.")
+    load_strictly(model, {k: v for k, v in state.items() if k.startswith(own)}, folder / WEIGHTS)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    file = folder / MODEL
+    if not file.is_file():
+        raise ScmdError(
+            f"{folder} holds no trained model: no {MODEL}. Give the folder of a finished run"
+        )
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise ScmdError(
+                f"{file} has format {description['format']}, this version reads {FORMAT}. "
+                "Use the version of scmd that wrote it"
+            )
+        for key, kind in _FIELDS.items():
+            if not isinstance(description[key], kind):
+                raise ScmdError(f"{file}: {key} = {description[key]!r} is no {kind.__name__}")
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, ScmdError):
+            raise
+        raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
+    return description
+
+
+_FIELDS = {
+    "architecture": str,
+    "args": list,
+    "image_size": int,
+    "mean": list,
+    "std": list,
+    "classes": list,
+}

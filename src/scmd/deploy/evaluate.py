@@ -1,0 +1,115 @@
+"""A trained student, or a teacher, measured on every domain of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from scmd.data.folder import DomainImages, load_domains
+from scmd.data.loader import evaluation_batches
+from scmd.deploy.classifier import load
+from scmd.errors import ScmdError
+from scmd.evaluate import EVALUATION_BATCH, collect_logits, measure
+from scmd.machine import keep_memory
+from scmd.models.teacher import TeacherConfig, load_teacher
+
+
+def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[str, Any]:
+    """Measure a run's student on a data set whose classes are among its own.
+
+    Args:
+        run: The folder of a finished run.
+        path: A folder ``domain/class/image`` or a manifest.
+        workers: Processes that decode images.
+
+    Returns:
+        ``model``, ``data`` and, per domain under ``results``, what ``scmd.evaluate.measure`` says.
+
+    Raises:
+        ScmdError: No model there, bad data, or a class that the model does not know.
+    """
+    keep_memory()
+    model = load(run)
+    data = load_domains(path, "union")
+    unknown = [name for name in data.classes if name not in model.classes]
+    if unknown:
+        raise ScmdError(
+            f"{data.source} has the class {unknown[0]!r}, which {run} was not trained on "
+            f"(it knows {', '.join(model.classes[:8])}). Rename or remove it"
+        )
+    labels = np.array([model.classes.index(name) for name in data.classes])[data.labels]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    results = {}
+    for domain in data.domains:
+        rows = data.rows(domain)
+        batches = evaluation_batches(data, rows, model.image_size, EVALUATION_BATCH, workers)
+        logits = collect_logits(model, batches, device)
+        results[domain] = measure(logits, torch.from_numpy(labels[rows]).long(), model.classes)
+        if domain in model.description.get("trained_on", ()):
+            results[domain]["role"] = "a source of the model"
+    return {"model": str(run), "data": str(path), "results": results}
+
+
+def evaluate_teacher(config: TeacherConfig, data: DomainImages, workers: int = 2) -> dict[str, Any]:
+    """Zero-shot accuracy of a teacher on every domain, with its own image transform.
+
+    Returns:
+        As ``evaluate_run``.
+
+    Raises:
+        ScmdError: As ``load_teacher``.
+    """
+    keep_memory()
+    teacher = load_teacher(config, data.classes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher.to(device)
+    results = {}
+    for domain in data.domains:
+        rows = data.rows(domain)
+        batches = evaluation_batches(
+            data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
+        )
+        logits = collect_logits(teacher.normalized_logits, batches, device)
+        labels = torch.from_numpy(data.labels[rows]).long()
+        results[domain] = measure(logits, labels, data.classes)
+    return {"model": config.name, "data": str(data.source), "results": results}
+
+
+def print_results(results: dict[str, Any], console: Console, per_class: bool = True) -> None:
+    """A table of domains, and one of classes."""
+    table = Table(title=f"{results['model']} on {results['data']}")
+    table.add_column("domain")
+    for name in ("images", "accuracy", "95 % interval", "macro", "ECE"):
+        table.add_column(name, justify="right")
+    for domain, result in results["results"].items():
+        low, high = result["interval"]
+        role = f" ({result['role']})" if "role" in result else ""
+        table.add_row(
+            domain + role,
+            f"{result['n']:,}",
+            f"{result['accuracy']:.3f}",
+            f"{low:.3f} – {high:.3f}",
+            f"{result['macro_accuracy']:.3f}",
+            f"{result['ece']:.3f}",
+        )
+    console.print(table)
+    if per_class:
+        console.print(_class_table(results["results"]))
+
+
+def _class_table(results: dict[str, Any]) -> Table:
+    table = Table(title="accuracy per class")
+    table.add_column("class")
+    for domain in results:
+        table.add_column(domain, justify="right")
+    names = dict.fromkeys(name for result in results.values() for name in result["per_class"])
+    for name in names:
+        cells = (result["per_class"].get(name) for result in results.values())
+        table.add_row(name, *(f"{cell['accuracy']:.3f}" if cell else "" for cell in cells))
+    return table

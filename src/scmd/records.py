@@ -1,0 +1,149 @@
+"""What a run writes down: its log, its samples and its selections."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from scmd.data.folder import DomainImages
+from scmd.files import writing_aside
+from scmd.selection import Decisions
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("seed", pa.int32()),
+        ("step", pa.int32()),
+        ("sample_id", pa.int64()),
+        ("loss", pa.float32()),
+        ("kept", pa.bool_()),
+    ]
+)
+_PART = re.compile(r"part-(\d{8})-(\d{8})-(\d{3})\.parquet")
+
+
+class MetricsLog:
+    """JSON lines of numbers; a checkpoint remembers its length, and a resume cuts it to that.
+
+    It holds nothing that depends on the clock, so that a resumed run's log is the same to the byte.
+    """
+
+    def __init__(self, path: Path, length: int = 0) -> None:
+        self._file = path.open("ab")
+        self._file.truncate(length)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Flush to the disk; returns the length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+class SelectionLog:
+    """Every decision of a run: a part per checkpoint, merged at the end.
+
+    Args:
+        folder: The run's folder.
+        seed: The run's seed.
+        start: Parts of steps from here on are dropped: they will be made again.
+        process: Index of this process; each writes its own parts.
+    """
+
+    def __init__(self, folder: Path, seed: int, start: int = 0, process: int = 0) -> None:
+        self.folder = folder / "selection"
+        self.merged = folder / "selection.parquet"
+        self.seed, self.start, self.process = seed, start, process
+        self._pending: list[tuple[int, Tensor, Decisions]] = []
+        if self.folder.exists() and process == 0:
+            for path, first in self._parts():
+                if first >= start:
+                    path.unlink()
+
+    def add(self, step: int, sample_ids: Tensor, decisions: Decisions) -> None:
+        """Remember one step's decisions; nothing is moved from the device yet."""
+        self._pending.append((step, sample_ids, decisions))
+
+    def write_part(self, stop: int) -> None:
+        """Write the pending steps, up to ``stop`` (excluded), as one part."""
+        if self._pending:
+            self.folder.mkdir(exist_ok=True)
+            name = f"part-{self.start:08d}-{stop:08d}-{self.process:03d}.parquet"
+            with writing_aside(self.folder / name) as file:
+                pq.write_table(self._table(), file, compression="zstd")
+        self._pending.clear()
+        self.start = stop
+
+    def merge(self) -> None:
+        """Put all parts, in the order of steps, into ``selection.parquet`` and remove them."""
+        if not self.folder.exists():
+            return
+        parts = [path for path, _ in self._parts()]
+        if parts:
+            with (
+                writing_aside(self.merged) as file,
+                pq.ParquetWriter(file, SELECTION_SCHEMA, compression="zstd") as writer,
+            ):
+                for path in parts:
+                    writer.write_table(pq.read_table(path))
+        for path in parts:
+            path.unlink()
+        self.folder.rmdir()
+
+    def _parts(self) -> list[tuple[Path, int]]:
+        found = ((path, _PART.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
+        return [(path, int(match[1])) for path, match in found if match]
+
+    def _table(self) -> pa.Table:
+        steps = [np.full(len(ids), step, dtype=np.int32) for step, ids, _ in self._pending]
+        columns = [
+            np.concatenate(steps),
+            np.concatenate([ids.cpu().numpy() for _, ids, _ in self._pending]),
+            np.concatenate([d.losses.float().cpu().numpy() for _, _, d in self._pending]),
+            np.concatenate([d.kept.cpu().numpy() for _, _, d in self._pending]),
+        ]
+        seed = np.full(len(columns[0]), self.seed, dtype=np.int32)
+        return pa.table([seed, *columns], schema=SELECTION_SCHEMA)
+
+
+def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
+    """Map every sample id to its path, domain, class and split.
+
+    Args:
+        path: The parquet file.
+        data: The data set.
+        split: Per sample, its split's name: str [N].
+    """
+    table = pa.table(
+        {
+            "sample_id": data.ids,
+            "path": list(data.paths),
+            "domain": np.array(data.domains)[data.domain_index],
+            "class": np.array(data.classes)[data.labels],
+            "split": split,
+        }
+    )
+    with writing_aside(path) as file:
+        pq.write_table(table, file, compression="zstd")

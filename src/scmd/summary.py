@@ -1,0 +1,173 @@
+"""The end of a run: the chosen weights measured, and what is left in its folder."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from scmd.build import Roles
+from scmd.config import RunConfig
+from scmd.data.loader import evaluation_batches
+from scmd.deploy.classifier import WEIGHTS, Classifier, load, save_classifier
+from scmd.efficiency import cost
+from scmd.evaluate import EVALUATION_BATCH, accuracy, accuracy_interval, collect_logits, measure
+from scmd.files import write_json
+from scmd.methods import Method
+from scmd.models.teacher import CLIPTeacher
+from scmd.records import read_metrics
+from scmd.report.plots import plot_confusion, plot_curves
+from scmd.run_folder import METRICS, SUMMARY
+
+PACKAGES = ("scmd", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
+
+
+def finish(
+    config: RunConfig,
+    roles: Roles,
+    method: Method,
+    best_step: int,
+    best_weights: dict[str, torch.Tensor],
+    out: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Save the chosen weights, measure them on every domain, and write the summary and plots."""
+    classes = roles.data.classes
+    about = {
+        "method": config.method,
+        "trained_on": list(roles.sources),
+        "held_out_domain": roles.target,
+        "step": best_step,
+    }
+    if config.method != "erm":
+        about["teacher"] = config.teacher.name
+    save_classifier(out, method, best_weights, config.student, classes, about)
+    device = next(method.parameters()).device
+    model = load(out).to(device)  # what is measured is what is deployed
+    lines = read_metrics(out / METRICS)
+    chosen = next(line for line in lines if line.get("step") == best_step and "holdout" in line)
+    summary: dict[str, Any] = {
+        "method": config.method,
+        "target": roles.target,
+        "sources": list(roles.sources),
+        "classes": list(classes),
+        "seed": config.training.seed,
+        "steps": config.training.steps,
+        "model_selection": {
+            "rule": "highest mean accuracy on the sources' holdout",
+            "step": best_step,
+            "holdout_accuracy": chosen["holdout_accuracy"],
+            "holdout": chosen["holdout"],
+        },
+        "results": {},
+        "training_seconds": round(seconds, 1),
+        "images": {split: int((roles.split == split).sum()) for split in sorted(set(roles.split))},
+        "versions": {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+    }
+    for domain in roles.sources:
+        rows = roles.rows(domain, "holdout")
+        summary["results"][domain] = {
+            "role": "source holdout",
+            **_measure(model, roles, rows, config),
+        }
+    if roles.target:
+        rows = roles.rows(roles.target, "target", "target-holdout")
+        logits, labels = _predict(model, roles, rows, config)
+        part = torch.from_numpy(roles.split[rows] == "target")
+        summary["results"][roles.target] = {
+            "role": "target",
+            **measure(logits, labels, classes),
+            "domainbed_part": {
+                "what": f"the {1 - config.data.holdout:.0%} that DomainBed scores",
+                "n": int(part.sum()),
+                "accuracy": accuracy(logits[part], labels[part]),
+                "interval": list(accuracy_interval(logits[part], labels[part])),
+            },
+        }
+        confusion = summary["results"][roles.target]["confusion"]
+        plot_confusion(
+            out / "confusion.png", confusion, classes, f"{config.method}, target {roles.target}"
+        )
+    summary["cost"] = {"student": cost(model, model, model.image_size)}
+    summary["cost"]["student"]["file_megabytes"] = (out / WEIGHTS).stat().st_size / 1e6
+    if method.needs_teacher and isinstance(method.teacher, CLIPTeacher):
+        summary["cost"]["teacher"] = cost(
+            method.teacher.model, method.teacher.logits, method.teacher.image_size
+        )
+    plot_curves(
+        out / "curves.png",
+        lines,
+        f"{config.method}, target {roles.target or 'none'}",
+        best_step,
+        _phase_switches(config),
+    )
+    write_json(out / SUMMARY, summary)
+    return summary
+
+
+def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
+    """The summary, for a person."""
+    table = Table(title=f"{summary['method']}: accuracy of the chosen weights")
+    for name in ("domain", "role", "images", "accuracy", "95 % interval", "macro", "ECE"):
+        table.add_column(name, justify="left" if name in ("domain", "role") else "right")
+    for domain, result in summary["results"].items():
+        low, high = result["interval"]
+        table.add_row(
+            domain,
+            result["role"],
+            f"{result['n']:,}",
+            f"{result['accuracy']:.3f}",
+            f"{low:.3f} – {high:.3f}",
+            f"{result['macro_accuracy']:.3f}",
+            f"{result['ece']:.3f}",
+        )
+    console.print(table)
+    target = summary["results"].get(summary["target"], {})
+    if "domainbed_part" in target:
+        part = target["domainbed_part"]
+        low, high = part["interval"]
+        console.print(
+            f"{summary['target']}, {part['what']}: {part['accuracy']:.3f} "
+            f"({low:.3f} – {high:.3f}), n = {part['n']:,}"
+        )
+    selection = summary["model_selection"]
+    console.print(
+        f"chosen: step {selection['step']}, {selection['rule']} "
+        f"({selection['holdout_accuracy']:.3f})"
+    )
+    for name, costs in summary["cost"].items():
+        console.print(
+            f"{name}: {costs['parameters'] / 1e6:.2f} M parameters, {costs['flops'] / 1e9:.2f} "
+            f"GFLOPs, {costs['megabytes']:.1f} MB, {costs['latency_ms']:.1f} ms an image"
+        )
+    console.print(f"[bold]{out}[/]: model.safetensors, summary.json, curves.png and more")
+
+
+def _predict(
+    model: Classifier, roles: Roles, rows: Any, config: RunConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = evaluation_batches(
+        roles.data, rows, model.image_size, EVALUATION_BATCH, config.training.workers
+    )
+    device = next(model.parameters()).device
+    logits = collect_logits(model, batches, device)
+    return logits, torch.from_numpy(roles.data.labels[rows]).long()
+
+
+def _measure(model: Classifier, roles: Roles, rows: Any, config: RunConfig) -> dict[str, Any]:
+    return measure(*_predict(model, roles, rows, config), roles.data.classes)
+
+
+def _phase_switches(config: RunConfig) -> list[int]:
+    selection = getattr(config.hparams, "selection", None)
+    if selection is None or selection.rule == "all":
+        return []
+    steps = config.training.steps
+    switches = (round(steps * selection.warmup), round(steps * (1 - selection.last_fraction)))
+    return [step for step in switches if 0 < step < steps]

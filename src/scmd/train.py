@@ -1,0 +1,318 @@
+"""The loop: batches to losses to weights, logged, checkpointed and resumable to the bit."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from rich.console import Console
+from torch import Tensor, nn
+
+from scmd.averaging import Average
+from scmd.build import Roles, assign_roles, batch_size_in_pixels, build_method
+from scmd.checkpoint import load_checkpoint, save_checkpoint
+from scmd.config import RunConfig
+from scmd.data.loader import (
+    Batch,
+    DomainBatches,
+    check_divisible,
+    evaluation_batches,
+    training_batches,
+)
+from scmd.data.transforms import training_transform
+from scmd.errors import ScmdError, ScmdWarning
+from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
+from scmd.files import read_json
+from scmd.machine import keep_memory
+from scmd.models.student import evaluating
+from scmd.progress import TrainingProgress, estimate
+from scmd.records import MetricsLog, SelectionLog, write_samples
+from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
+from scmd.seeds import derive
+from scmd.selection import Decisions
+from scmd.summary import finish
+
+# A holdout accuracy below this part of the best one so far is called a collapse.
+COLLAPSE = 0.7
+
+
+@dataclass
+class Best:
+    """The weights that model selection would choose so far."""
+
+    step: int = -1
+    accuracy: float = -1.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train(
+    config: RunConfig, out: str | Path, resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Train a student and write a run's folder.
+
+    Args:
+        config: What to train, on what.
+        out: The run's folder; made if need be, and empty unless ``resume``.
+        resume: Continue a run that was stopped, from its last checkpoint; the result is the same
+            to the bit as without the stop.
+        console: Where progress goes; default: the terminal.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        ScmdError: Bad configuration, data or weights; the folder is another run's; the loss is
+            not finite.
+    """
+    out = Path(out)
+    console = console or Console()
+    check_folder(out, config, resume)
+    if (out / SUMMARY).exists():
+        console.print(f"{out} is finished already; nothing to resume")
+        return read_json(out / SUMMARY)
+    keep_memory()
+    run = Run(config, assign_roles(config), out, console)
+    with ExitStack() as stack:
+        if run.is_main:
+            stack.enter_context(opened(out, config))
+        run.accelerator.wait_for_everyone()
+        run.train(resume)
+        if not run.is_main:
+            return {}
+        best = run.best
+        return finish(config, run.roles, run.method, best.step, best.weights, out, run.seconds)
+
+
+class Run:
+    """One training run in progress."""
+
+    def __init__(self, config: RunConfig, roles: Roles, out: Path, console: Console) -> None:
+        self.config, self.roles, self.out, self.console = config, roles, out, console
+        settings = config.training
+        self.accelerator = _accelerator(config)
+        check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
+        self.device = self.accelerator.device
+        self.method = build_method(config, roles.data.classes)
+        self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.method.needs_teacher and isinstance(self.method.teacher, nn.Module):
+            self.method.teacher.to(self.device)
+        self.average = Average(self.method, config.average)
+        self.size = batch_size_in_pixels(config, self.method)
+        self.optimizer = torch.optim.Adam(self.method.param_groups(), lr=config.hparams.lr)
+        self.best = Best()
+        self.seconds = 0.0
+        """Spent in the loop, over all sessions of the run."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files that there is one of."""
+        return self.accelerator.is_main_process
+
+    def train(self, resume: bool) -> None:
+        """Run all steps that are left."""
+        settings = self.config.training
+        if self.config.average.average != "none" and settings.steps < self.average.start:
+            warnings.warn(
+                f"the run ends after {settings.steps} steps, before the average starts at step "
+                f"{self.average.start}: the last weights will be used. Lower --average-start",
+                ScmdWarning,
+                stacklevel=2,
+            )
+        state = load_checkpoint(self.out / CHECKPOINTS) if resume else None
+        start = self._restore(state) if state else 0
+        if self.is_main:
+            write_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
+        log = MetricsLog(self.out / METRICS, state["log"] if state else 0)
+        selections = SelectionLog(self.out, settings.seed, start, self.accelerator.process_index)
+        batches = DomainBatches(
+            self.roles.data,
+            self.roles.train_rows(),
+            settings.batch_per_domain,
+            settings.seed,
+            start,
+            settings.steps,
+            self.config.data.class_balanced,
+            (self.accelerator.process_index, self.accelerator.num_processes),
+        )
+        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        loader = training_batches(
+            batches,
+            self.roles.data,
+            self.size,
+            settings.seed,
+            settings.workers,
+            self.device.type == "cuda",
+        )
+        if self.is_main:
+            self._announce(start)
+        began = time.perf_counter() - self.seconds
+        with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
+            for step, batch in enumerate(loader, start):
+                decided = self._step(model, optimizer, batch.to(self.device), step, log, progress)
+                if decided is not None:
+                    selections.add(step, batch.sample_ids, decided)
+                last = step == settings.steps - 1
+                if step % settings.evaluate_every == 0 or last:
+                    self._score(step, log, progress)
+                if (step + 1) % settings.checkpoint_every == 0 or last:
+                    selections.write_part(step + 1)
+                    self.accelerator.wait_for_everyone()
+                    self.seconds = time.perf_counter() - began
+                    if self.is_main:
+                        self._save(step + 1, log.sync())
+        log.close()
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            selections.merge()
+
+    def _step(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        batch: Batch,
+        step: int,
+        log: MetricsLog,
+        progress: TrainingProgress,
+    ) -> Decisions | None:
+        settings = self.config.training
+        # Every step has its own draws (dropout, random selection), whatever came before it.
+        torch.manual_seed(derive("step", settings.seed, step))
+        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+        with self.accelerator.autocast():
+            output = dict(model(batch, step / settings.steps))
+        decisions = output.pop("decisions", None)
+        self.accelerator.backward(output["loss"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.method.after_step()
+        self.average.update(step + 1)
+        if step % settings.log_every == 0 or step == settings.steps - 1:
+            parts = {name: value.item() for name, value in output.items()}
+            _check_finite(parts, step, batch)
+            log.write({"step": step, **parts})
+            progress.losses(parts)
+        progress.step(len(batch.labels) * self.accelerator.num_processes)
+        return decisions
+
+    def _score(self, step: int, log: MetricsLog, progress: TrainingProgress) -> None:
+        """Score the averaged weights on the sources' holdout, and remember the best."""
+        if self.is_main:
+            scores = self._holdout_scores()
+            mean = float(np.mean(list(scores.values())))
+            log.write({"step": step, "holdout": scores, "holdout_accuracy": mean})
+            progress.score(mean)
+            if mean > self.best.accuracy:
+                weights = self.average.model.state_dict()
+                self.best = Best(step, mean, {n: w.clone() for n, w in weights.items()})
+            elif mean < COLLAPSE * self.best.accuracy:
+                warnings.warn(
+                    f"step {step}: the holdout accuracy of the sources fell to {mean:.3f}, from "
+                    f"{self.best.accuracy:.3f} at step {self.best.step}. Lower --lr, keep more of "
+                    "each batch (--selection.fraction), or warm up (--selection.warmup)",
+                    ScmdWarning,
+                    stacklevel=2,
+                )
+        self.accelerator.wait_for_everyone()
+
+    def _holdout_scores(self) -> dict[str, float]:
+        """Accuracy on every source's holdout, as model selection compares it."""
+        roles, model = self.roles, self.average.model
+        size = self.config.data.image_size
+        transform = training_transform(size) if self.config.data.augment_holdout else None
+        rows = [roles.rows(domain, "holdout") for domain in roles.sources]
+        # All domains in one pass, so that workers start once.
+        batches = evaluation_batches(
+            roles.data,
+            np.concatenate(rows),
+            size,
+            EVALUATION_BATCH,
+            self.config.training.workers,
+            transform,
+        )
+        with evaluating(model), self.accelerator.autocast():
+            logits = collect_logits(model.predict, batches, self.device)
+        scores, start = {}, 0
+        for domain, part in zip(roles.sources, rows, strict=True):
+            labels = torch.from_numpy(roles.data.labels[part]).long()
+            scores[domain] = accuracy(logits[start : start + len(part)], labels)
+            start += len(part)
+        return scores
+
+    def _save(self, steps: int, log_length: int) -> None:
+        for name, value in self.method.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise ScmdError(
+                    f"step {steps - 1}: the weights of {name} are not finite any more. "
+                    "Lower --lr; the checkpoint before is kept"
+                )
+        save_checkpoint(
+            self.out / CHECKPOINTS,
+            steps,
+            {
+                "steps": steps,
+                "log": log_length,
+                "seconds": self.seconds,
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+                "average": self.average.state_dict(),
+                "best": vars(self.best),
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> int:
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state["best"])
+        self.seconds = state["seconds"]
+        return int(state["steps"])
+
+    def _announce(self, start: int) -> None:
+        settings, roles = self.config.training, self.roles
+        images = sum(len(rows) for rows in roles.train_rows())
+        self.console.print(
+            f"[bold]{self.config.method}[/] on {', '.join(roles.sources)} ({images:,} images, "
+            f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}"
+        )
+        if start:
+            self.console.print(f"resuming after {start} of {settings.steps} steps")
+        if start < settings.steps:
+            self.console.print(
+                estimate(self.config, self.roles, self.method, self.size, self.device, start)
+            )
+
+
+def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:
+    if not np.isfinite(parts["loss"]):
+        ids = ", ".join(str(int(i)) for i in batch.sample_ids[:5])
+        raise ScmdError(
+            f"step {step}: the loss is {parts['loss']} "
+            f"({', '.join(f'{name} {value:.4g}' for name, value in parts.items())}; "
+            f"samples {ids}, ...). Lower --lr; the last checkpoint is kept"
+        )
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    settings = config.training
+    # Accelerate keeps its state for the life of the process and refuses a second run that wants
+    # another precision or device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    precision = "no" if settings.precision == "fp32" else settings.precision
+    try:
+        return Accelerator(mixed_precision=precision, cpu=settings.device == "cpu")
+    except ValueError as error:
+        raise ScmdError(
+            f"--precision {settings.precision} cannot be had on this device: {error}. "
+            "Pass --precision fp32"
+        ) from error
