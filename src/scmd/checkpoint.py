@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(paths[-1], map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # torch raises all sorts on damaged files
         others = "Remove it to resume from the one before" if len(paths) > 1 else "Start anew"
         raise ScmdError(f"checkpoint {paths[-1]} is damaged. {others}") from error
 

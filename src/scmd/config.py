@@ -225,19 +225,22 @@ def _parse(values: Mapping[str, Any], section: str | None, cls: type[T], where: 
     try:
         # Strict, so that "5" is no number and 1 no truth; by way of JSON, where strictness still
         # makes tuples of lists and paths of texts.
-        text = json.dumps(values[section] if section else values, default=str)
+        text = json.dumps(values[section] if section else values, default=_refuse)
         return pydantic.TypeAdapter(_forbid_extra(cls)).validate_json(text, strict=True)
+    except ScmdError as error:
+        raise ScmdError(f"{where}{error}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = prefix + ".".join(str(part) for part in first["loc"]) or (section or "")
         name = name.removesuffix(".")
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             raise ScmdError(f"{where}there is no setting {name!r}{_nearest(name, cls)}") from error
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ScmdError):
-            raise ScmdError(f"{where}{cause}") from error
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ScmdError(f"{where}{name} = {first['input']!r}: {message}") from error
+
+
+def _refuse(value: Any) -> None:
+    raise ScmdError(f"{value} is a {type(value).__name__}, and no setting is. Put it into quotes")
 
 
 def _forbid_extra(cls: type[T]) -> type[T]:

@@ -1,7 +1,7 @@
 """What the user sees when something is wrong: one line, naming the value and the way out."""
 
 
-class ScmdError(ValueError):
+class ScmdError(Exception):
     """Bad input. The message is one clear line; the command line prints it and exits with 2."""
 
 

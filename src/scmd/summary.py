@@ -97,8 +97,9 @@ def finish(
     summary["cost"] = {"student": cost(model, model, model.image_size)}
     summary["cost"]["student"]["file_megabytes"] = (out / WEIGHTS).stat().st_size / 1e6
     if method.needs_teacher and isinstance(method.teacher, CLIPTeacher):
-        summary["cost"]["teacher"] = cost(
-            method.teacher.model, method.teacher.logits, method.teacher.image_size
+        teacher = method.teacher
+        summary["cost"]["teacher, image tower"] = cost(
+            teacher.model.visual, teacher.logits, teacher.image_size
         )
     plot_curves(
         out / "curves.png",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ def save_classifier(
         "architecture": student.name,
         "args": list(student.args),
         "image_size": backbone.normalize.size[0],
-        "mean": [round(value, 6) for value in backbone.normalize.mean.flatten().tolist()],
-        "std": [round(value, 6) for value in backbone.normalize.std.flatten().tolist()],
+        "mean": _shortest(backbone.normalize.mean),
+        "std": _shortest(backbone.normalize.std),
         "resize": "to a square, bilinear, without keeping the aspect",
         "classes": list(classes),
         **about,
@@ -91,6 +91,11 @@ def save_classifier(
     with writing_aside(folder / WEIGHTS) as file:
         file.write(serialize({name: value.contiguous() for name, value in weights.items()}))
     write_json(folder / MODEL, description)
+
+
+def _shortest(values: Tensor) -> list[float]:
+    """float32 as the shortest decimals that give the same bits again: 0.485, not 0.4850000143."""
+    return [float(str(value)) for value in values.flatten().cpu().numpy()]
 
 
 def load(path: str | Path) -> Classifier:
@@ -129,21 +134,28 @@ def _read_description(folder: Path) -> dict[str, Any]:
                 f"{file} has format {description['format']}, this version reads {FORMAT}. "
                 "Use the version of scmd that wrote it"
             )
-        for key, kind in _FIELDS.items():
-            if not isinstance(description[key], kind):
-                raise ScmdError(f"{file}: {key} = {description[key]!r} is no {kind.__name__}")
+        for key, (expected, is_right) in _FIELDS.items():
+            if not is_right(description[key]):
+                raise ScmdError(f"{file}: {key} = {description[key]!r}. Expected {expected}")
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, ScmdError):
-            raise
         raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
     return description
 
 
-_FIELDS = {
-    "architecture": str,
-    "args": list,
-    "image_size": int,
-    "mean": list,
-    "std": list,
-    "classes": list,
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_triple(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(isinstance(item, float | int) for item in value)
+    return numbers and len(value) == 3
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "architecture": ("a name", lambda value: isinstance(value, str)),
+    "args": ("a list of texts", _is_texts),
+    "image_size": ("a whole number from 1", lambda value: type(value) is int and value > 0),
+    "mean": ("three numbers", _is_triple),
+    "std": ("three numbers", _is_triple),
+    "classes": ("a list of texts", _is_texts),
 }

@@ -32,13 +32,20 @@ class MethodConfig:
     """Decay biases, norms and scales too, as the released code does."""
 
     def __post_init__(self) -> None:
-        self.require(self.lr > 0 and math.isfinite(self.lr), "lr", "a number above 0")
-        self.require(0 <= self.weight_decay < math.inf, "weight_decay", "a number from 0")
+        self.require_positive("lr")
+        self.require_weight("weight_decay")
 
-    def require(self, condition: bool, name: str, expected: str) -> None:
-        """Raise a ScmdError that names the field, its value and what it may be."""
-        if not condition:
-            raise ScmdError(f"{name} = {getattr(self, name)}: give {expected}")
+    def require_positive(self, *names: str) -> None:
+        """Raise a ScmdError unless the fields are finite numbers above 0."""
+        for name in names:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ScmdError(f"{name} = {getattr(self, name)}: give a number above 0")
+
+    def require_weight(self, *names: str) -> None:
+        """Raise a ScmdError unless the fields are finite numbers from 0."""
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ScmdError(f"{name} = {getattr(self, name)}: give a number from 0")
 
 
 class Held:

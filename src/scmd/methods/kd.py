@@ -26,8 +26,8 @@ class KDConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.lambda1 >= 0, "lambda1", "a number from 0")
-        self.require(self.temperature > 0, "temperature", "a number above 0")
+        self.require_weight("lambda1")
+        self.require_positive("temperature")
 
 
 class KD(Method):

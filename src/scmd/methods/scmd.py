@@ -46,10 +46,8 @@ class SCMDConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.lambda1 >= 0, "lambda1", "a number from 0")
-        self.require(self.lambda2 >= 0, "lambda2", "a number from 0")
-        self.require(self.temperature > 0, "temperature", "a number above 0")
-        self.require(self.lr_scale > 0, "lr_scale", "a number above 0")
+        self.require_weight("lambda1", "lambda2")
+        self.require_positive("temperature", "lr_scale")
 
 
 class SCMD(Method):

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scmd.averaging import AverageConfig
+from scmd.config import (
+    PRESETS,
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    build_config,
+    differences,
+    load_config,
+    save_config,
+    to_toml,
+)
+from scmd.errors import ScmdError
+from scmd.methods import METHODS
+from scmd.methods.kd import KDConfig
+from scmd.methods.scmd import SCMDConfig
+from scmd.models.prompts import PromptConfig
+from scmd.models.student import StudentConfig
+from scmd.models.teacher import TeacherConfig
+from scmd.selection import SelectionConfig
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def scmd_of(config: RunConfig) -> SCMDConfig:
+    assert isinstance(config.hparams, SCMDConfig)
+    return config.hparams
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_configuration_survives_its_file(file: Path, preset: str, method: str):
+    config = build_config(preset, method=method)
+    save_config(config, file)
+    assert load_config(file) == config
+    assert type(load_config(file).hparams) is METHODS[method].Config
+    assert differences(load_config(file), config) == []
+
+
+def test_every_setting_survives_its_file(file: Path):
+    config = RunConfig(
+        method="scmd",
+        data=DataConfig("a folder", "sketch", "union", 0.3, 96, True, True, True),
+        student=StudentConfig(
+            "test_vit", Path("w.pt"), False, ("a=1", "b=x"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False
+        ),
+        teacher=TeacherConfig(
+            "RN50/openai",
+            PromptConfig(("a {}", 'the "{}"'), Path("p.toml"), Path("n.json")),
+            (0.5, 0.5, 0.5),
+            (0.1, 0.1, 0.1),
+        ),
+        hparams=SCMDConfig(
+            1e-4, 1e-6, True, 0.7, 0.8, 2.5, 2e-4,
+            SelectionConfig("random", 0.25, "domain", 0.1, 0.3, "fp32"),
+        ),
+        training=TrainingConfig(7, 8, 9, 10, 11, 12, "bf16", 0, "cpu"),
+        average=AverageConfig("ema", 5, 0.9),
+    )  # fmt: skip
+    defaults = RunConfig()
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if not dataclasses.is_dataclass(value):
+            continue
+        for part in dataclasses.fields(value):
+            default = getattr(getattr(defaults, section.name), part.name)
+            assert getattr(value, part.name) != default, part.name
+    save_config(config, file)
+    assert load_config(file) == config
+
+
+def test_the_file_is_complete():
+    written = tomllib.loads(to_toml(RunConfig()))
+    assert written["method"] == "scmd"
+    assert written["training"]["steps"] == 5000
+    assert written["hparams"]["selection"] == {
+        "rule": "hardest", "fraction": 0.2, "scope": "batch", "warmup": 0.0,
+        "last_fraction": 0.25, "precision": "same",
+    }  # fmt: skip
+    assert "target" not in written["data"]  # there is no None in TOML
+
+
+def test_the_defaults_are_the_papers():
+    config = build_config()
+    hparams = scmd_of(config)
+    assert (hparams.lambda1, hparams.lambda2, hparams.temperature) == (0.5, 0.5, 3.0)
+    assert (hparams.lr, hparams.weight_decay, hparams.lr_scale) == (5e-5, 0.0, 1e-4)
+    assert hparams.selection == SelectionConfig("hardest", 0.2, "batch", 0.0, 0.25, "same")
+    assert (config.training.steps, config.training.batch_per_domain) == (5000, 32)
+    assert config.average == AverageConfig("sma", 300)
+    assert config.data.image_size == 224
+    assert config.student.name == "resnet50.tv2_in1k"
+    assert config.student.freeze_batch_norm
+    assert config.teacher.name == "ViT-B-32-quickgelu/openai"
+    assert config.teacher.prompts.templates == ("this is a photo of a {}",)
+
+
+def test_the_paper_preset_does_as_the_released_code():
+    config = build_config("paper")
+    assert scmd_of(config).decay_all
+    assert scmd_of(config).selection.precision == "fp32"
+    assert config.teacher.mean == (0.485, 0.456, 0.406)
+    assert config.teacher.std == (0.229, 0.224, 0.225)
+    assert config.data.augment_holdout
+    assert config.average.average == "sma-released"
+    assert config.training.evaluate_every == 300
+    assert build_config("paper-domainnet").training.evaluate_every == 1000
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper-domainnet"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_preset_gives_each_method_the_hyper_parameters_that_it_has(preset: str, method: str):
+    assert build_config(preset, method=method).hparams.decay_all
+    assert build_config(preset, method=method).average.average == "sma-released"
+
+
+# Preset < file < method.
+
+
+def test_a_file_wins_over_a_preset(file: Path):
+    file.write_text(
+        """
+        [training]
+        steps = 77
+        [hparams]
+        lambda1 = 1
+        [hparams.selection]
+        fraction = 0.3
+        """
+    )
+    config = build_config("paper", file)
+    assert config.training.steps == 77
+    assert scmd_of(config).lambda1 == 1.0
+    assert scmd_of(config).selection.fraction == 0.3
+    # What the file does not say stays the preset's, and then the default.
+    assert scmd_of(config).selection.precision == "fp32"
+    assert scmd_of(config).decay_all
+    assert config.average.average == "sma-released"
+    assert config.training.batch_per_domain == 32
+
+
+def test_a_method_wins_over_a_file_and_keeps_the_hyper_parameters_that_it_has(file: Path):
+    file.write_text('method = "scmd"\n[hparams]\nlr = 0.5\nlambda1 = 0.9\nlambda2 = 0.1\n')
+    assert build_config(file=file).method == "scmd"
+    kd = build_config(file=file, method="kd")
+    assert kd.method == "kd"
+    assert kd.hparams == KDConfig(lr=0.5, lambda1=0.9)
+    assert build_config(file=file, method="erm").hparams.lr == 0.5
+
+
+def test_a_method_given_twice_is_still_checked(file: Path):
+    file.write_text('method = "kd"\n[hparams]\nlambda2 = 0.1\n')
+    with pytest.raises(ScmdError, match=r"no setting 'hparams\.lambda2'"):
+        build_config(file=file, method="kd")
+
+
+def test_an_empty_file_changes_nothing(file: Path):
+    file.write_text("")
+    assert build_config(file=file) == build_config()
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step = 5", "there is no setting 'step'"),
+        ("[training]\nstep = 5", "no setting 'training.step'. Did you mean 'training.steps'?"),
+        ("[trainin]\nsteps = 5", "there is no setting 'trainin'"),
+        ("[hparams]\nlambda_1 = 5", "'hparams.lambda_1'. Did you mean 'hparams.lambda1'?"),
+        (
+            "[hparams.selection]\nfractoin = 0.5",
+            "'hparams.selection.fractoin'. Did you mean 'hparams.selection.fraction'?",
+        ),
+        ('[teacher.prompts]\ntemplate = ["a {}"]', "Did you mean 'teacher.prompts.templates'?"),
+        ('[training]\nsteps = "5"', "training.steps = '5'"),
+        ("[training]\nsteps = 5.5", "training.steps = 5.5"),
+        ("[training]\nsteps = 0", "steps = 0: give a whole number from 1"),
+        ("[training]\nseed = -1", "seed = -1: give a whole number from 0"),
+        ("[training]\nworkers = -1", "workers = -1"),
+        ('[training]\nprecision = "fp8"', "training.precision = 'fp8'"),
+        ("training = 5", "training = 5"),
+        ("hparams = 5", "hparams"),
+        ("[hparams]\nlr = -1", "lr = -1.0: give a number above 0"),
+        ('[hparams]\nlr = "fast"', "hparams.lr = 'fast'"),
+        ("[hparams]\nlr = inf", "lr = inf"),
+        ("[hparams]\ntemperature = nan", "temperature = nan"),
+        ("[hparams]\nselection = 0.2", "hparams.selection = 0.2"),
+        ("[hparams.selection]\nfraction = 0", "selection.fraction = 0.0"),
+        ("[hparams.selection]\nfraction = 1.5", "selection.fraction = 1.5"),
+        ('[hparams.selection]\nrule = "easiest"', "hparams.selection.rule = 'easiest'"),
+        ("[average]\naverage_start = 0", "average_start = 0"),
+        ("[average]\nema_decay = 2", "ema_decay = 2"),
+        ("[data]\nholdout = 1", "holdout = 1"),
+        ("[data]\nimage_size = 0", "image_size = 0"),
+        ("[data]\nskip_bad = 1", "data.skip_bad = 1"),
+        ("[data]\ntarget = 3", "data.target = 3"),
+        ('[data]\nclasses = "some"', "data.classes = 'some'"),
+        ("[student]\nmean = [0.5, 0.5]", "student.mean"),
+        ('[student]\nargs = "a=1"', "student.args = 'a=1'"),
+        ('method = "smcd"', "there is no method 'smcd'. Did you mean 'scmd'?"),
+        ('method = "zzz"', "there is no method 'zzz'. Choose from erm, kd, scmd"),
+        ("method = 3", "there is no method '3'"),
+        ("[training\n", "is not TOML"),
+        ("a = 1\na = 2", "is not TOML"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_file_and_value(file: Path, text: str, message: str):
+    file.write_text(text)
+    with pytest.raises(ScmdError) as error:
+        build_config(file=file)
+    assert message in str(error.value)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["erm", "kd"])
+def test_settings_of_another_method_are_unknown(file: Path, method: str):
+    file.write_text(f'method = "{method}"\n[hparams]\nlambda2 = 0.5\n')
+    with pytest.raises(ScmdError, match=r"no setting 'hparams\.lambda2'"):
+        build_config(file=file)
+
+
+def test_a_section_that_is_none_is_an_error_whatever_the_method(file: Path):
+    file.write_text("hparams = 5")
+    with pytest.raises(ScmdError, match="hparams = 5"):
+        build_config(file=file, method="kd")
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):
+    for path in (tmp_path / "nowhere.toml", tmp_path):
+        with pytest.raises(ScmdError, match="cannot be read") as error:
+            build_config(file=path)
+        assert str(path) in str(error.value)
+    noise = tmp_path / "noise.toml"
+    noise.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ScmdError, match="is not TOML"):
+        build_config(file=noise)
+
+
+def test_an_unknown_preset_or_method_is_an_error():
+    with pytest.raises(ScmdError, match=r"no preset 'papr'\. Choose from default, paper"):
+        build_config("papr")
+    with pytest.raises(ScmdError, match=r"no method 'emr'\. Did you mean 'erm'"):
+        build_config(method="emr")
+
+
+def test_differences_are_named():
+    first = build_config()
+    hparams = dataclasses.replace(first.hparams, lr=1.0)
+    training = dataclasses.replace(first.training, steps=3)
+    data = dataclasses.replace(first.data, target="x")
+    second = dataclasses.replace(first, hparams=hparams, training=training, data=data)
+    assert differences(first, second) == [
+        "data.target: None -> 'x'",
+        "hparams.lr: 5e-05 -> 1.0",
+        "training.steps: 5000 -> 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DataConfig(holdout=0.0), "holdout = 0.0: give a number between 0 and 1"),
+        (lambda: DataConfig(image_size=-5), "image_size = -5"),
+        (lambda: TrainingConfig(steps=0), "steps = 0"),
+        (lambda: TrainingConfig(batch_per_domain=0), "batch_per_domain = 0"),
+        (lambda: TrainingConfig(evaluate_every=0), "evaluate_every = 0"),
+        (lambda: TrainingConfig(checkpoint_every=0), "checkpoint_every = 0"),
+        (lambda: TrainingConfig(log_every=0), "log_every = 0"),
+    ],
+)
+def test_settings_out_of_range_are_errors(build: Any, message: str):
+    with pytest.raises(ScmdError, match=message):
+        build()

@@ -1,0 +1,424 @@
+"""A run, from a folder of images to a folder of results: resumable, and honest about its parts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+import scmd.train as training
+from scmd.averaging import AverageConfig
+from scmd.build import assign_roles, build_method
+from scmd.checkpoint import load_checkpoint
+from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.data.splits import domainbed_seed, holdout_keys
+from scmd.deploy.classifier import load
+from scmd.errors import ScmdError, ScmdWarning
+from scmd.methods import METHODS
+from scmd.methods.scmd import SCMDConfig
+from scmd.models.student import StudentConfig
+from scmd.models.teacher import TeacherConfig
+from scmd.selection import SelectionConfig
+from scmd.train import train
+
+STEPS = 8
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def images(image_folder) -> Path:
+    return image_folder(("art", "photo", "sketch"), ("cat", "dog"), count=10)
+
+
+def config_for(
+    images: Path, teacher: Path | None, method: str = "scmd", **training: Any
+) -> RunConfig:
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_per_domain": 4,
+        "evaluate_every": 3,
+        "checkpoint_every": 3,
+        "log_every": 1,
+        "workers": 0,
+        **training,
+    }
+    hparams = METHODS[method].Config(lr=1e-3)
+    if isinstance(hparams, SCMDConfig):
+        hparams = replace(hparams, selection=SelectionConfig(fraction=0.5))
+    return RunConfig(
+        method=method,
+        data=DataConfig(path=str(images), target="sketch", image_size=24),
+        student=StudentConfig(name="test_efficientnet", pretrained=False, freeze_batch_norm=False),
+        teacher=TeacherConfig(str(teacher)),
+        hparams=hparams,
+        training=TrainingConfig(**settings),
+        average=AverageConfig(average_start=4),
+    )
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """All of a run's files that have to be the same, by name."""
+    names = ("model.safetensors", "model.json", "metrics.jsonl", "config.toml")
+    files: dict[str, object] = {name: (run / name).read_bytes() for name in names}
+    for name in ("selection.parquet", "samples.parquet"):
+        if (run / name).exists():
+            table = pq.read_table(run / name).combine_chunks()
+            # By bytes: a loss that was not computed is NaN, which equals nothing.
+            files |= {
+                f"{name}.{column}": str(table[column].type).encode()
+                + b"".join(
+                    bytes(buffer or b"") for c in table[column].chunks for buffer in c.buffers()
+                )
+                for column in table.column_names
+            }
+    state = load_checkpoint(run / "checkpoints")
+    assert state is not None
+    for part in ("method", "average"):
+        files |= {f"{part}.{k}": v.numpy().tobytes() for k, v in state[part].items()}
+    return files
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["erm", "scmd"])
+def test_resumed_equals_uninterrupted(images, clip_folder, tmp_path, monkeypatch, method):
+    config = config_for(images, clip_folder, method)
+    train(config, tmp_path / "whole", console=QUIET)
+    step = training.Run._step
+    # Before the first checkpoint, between two, just after one; a run that is stopped twice.
+    for name, stops in {"early": [1], "between": [4], "after": [6], "twice": [4, 7]}.items():
+        out = tmp_path / name
+        for stop in stops:
+
+            def stopping(self, model, optimizer, batch, number, *rest, stop=stop):
+                if number == stop:
+                    raise StopError
+                return step(self, model, optimizer, batch, number, *rest)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(training.Run, "_step", stopping)
+                with pytest.raises(StopError):
+                    train(config, out, resume=out.exists(), console=QUIET)
+        train(config, out, resume=True, console=QUIET)
+        assert outcome(out) == outcome(tmp_path / "whole"), name
+
+
+def test_result_does_not_depend_on_workers(images, clip_folder, tmp_path):
+    results = []
+    for workers in (0, 2):
+        out = tmp_path / str(workers)
+        train(config_for(images, clip_folder, workers=workers), out, console=QUIET)
+        files = outcome(out)
+        del files["config.toml"]
+        results.append(files)
+    assert results[0] == results[1]
+
+
+def test_random_selection_and_dropout_are_resumable_too(images, clip_folder, tmp_path, monkeypatch):
+    config = config_for(images, clip_folder)
+    config = replace(
+        config,
+        hparams=SCMDConfig(lr=1e-3, selection=SelectionConfig(rule="random", fraction=0.5)),
+        student=replace(config.student, args=("drop_path_rate=0.5", "drop_rate=0.2")),
+    )
+    train(config, tmp_path / "whole", console=QUIET)
+    score = training.Run._score
+
+    def stopping(self, number, *rest):
+        score(self, number, *rest)
+        if number == 6:
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "_score", stopping)
+        with pytest.raises(StopError):
+            train(config, tmp_path / "stopped", console=QUIET)
+    train(config, tmp_path / "stopped", resume=True, console=QUIET)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_selection_log_traces_every_decision_to_a_file(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder, seed=3)
+    train(config, tmp_path / "run", console=QUIET)
+    log = pq.read_table(tmp_path / "run" / "selection.parquet").to_pydict()
+    samples = pq.read_table(tmp_path / "run" / "samples.parquet").to_pydict()
+    split = dict(zip(samples["sample_id"], samples["split"], strict=True))
+    paths = dict(zip(samples["sample_id"], samples["path"], strict=True))
+    steps = np.array(log["step"])
+    kept = np.array(log["kept"])
+    losses = np.array(log["loss"])
+    assert set(log["seed"]) == {3}
+    for step in range(STEPS):
+        here = steps == step
+        assert here.sum() == 8  # 4 of each of 2 sources, once
+        if step < 6:  # in the last quarter the whole batch is kept
+            assert kept[here].sum() == 4
+            assert losses[here][kept[here]].min() >= losses[here][~kept[here]].max()
+        else:
+            assert kept[here].all()
+    for sample_id in log["sample_id"]:
+        assert split[sample_id] == "train"
+        assert (images / paths[sample_id]).is_file()
+        assert not paths[sample_id].startswith("sketch/")
+
+
+def test_first_decisions_are_those_of_the_initial_student(images, clip_folder, tmp_path):
+    """The logged losses are the student's, on the very images that the step was given."""
+    config = config_for(images, clip_folder)
+    train(config, tmp_path / "run", console=QUIET)
+    roles = assign_roles(config)
+    method = build_method(config, roles.data.classes)
+    from scmd.data.loader import DomainBatches, training_batches
+
+    batches = DomainBatches(roles.data, roles.train_rows(), 4, 0, 0, 1)
+    batch = next(training_batches(batches, roles.data, 32, 0, 0, False))
+    with torch.no_grad():
+        logits = method.eval().predict(batch.images / 255)
+    expected = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    log = pq.read_table(tmp_path / "run" / "selection.parquet").slice(0, 8).to_pydict()
+    assert log["sample_id"] == batch.sample_ids.tolist()
+    assert log["loss"] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_summary_and_files(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder)
+    summary = train(config, tmp_path / "run", console=QUIET)
+    run = tmp_path / "run"
+    assert summary == json.loads((run / "summary.json").read_text())
+    assert set(summary["results"]) == {"art", "photo", "sketch"}
+    assert summary["results"]["sketch"]["n"] == 20
+    assert summary["results"]["sketch"]["domainbed_part"]["n"] == 16
+    assert summary["results"]["art"]["n"] == 4
+    assert (run / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not (run / "selection").exists()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(STEPS))
+    scores = {line["step"]: line["holdout_accuracy"] for line in lines if "holdout" in line}
+    assert list(scores) == [0, 3, 6, 7]
+    chosen = summary["model_selection"]
+    assert chosen["holdout_accuracy"] == max(scores.values()) == scores[chosen["step"]]
+    assert chosen["step"] == min(s for s, v in scores.items() if v == max(scores.values()))
+    teacher, student = summary["cost"]["teacher, image tower"], summary["cost"]["student"]
+    assert student["parameters"] == sum(p.numel() for p in load(run).parameters())
+    assert teacher["flops"] > 0
+
+
+def test_target_is_never_used(images, clip_folder, tmp_path, write_image):
+    """Another target with as many images changes nothing that was learned or chosen."""
+    config = config_for(images, clip_folder)
+    train(config, tmp_path / "a", console=QUIET)
+    for path in (images / "sketch").rglob("*.png"):
+        path.unlink()
+        write_image(path.with_name(f"other-{path.name}"))
+    train(config, tmp_path / "b", console=QUIET)
+    a, b = outcome(tmp_path / "a"), outcome(tmp_path / "b")
+    same = [name for name in a if not name.startswith("samples.parquet")]
+    assert [a[name] for name in same] == [b[name] for name in same]
+
+
+def test_deployed_model_is_the_chosen_average(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder, evaluate_every=STEPS - 1)
+    train(config, tmp_path / "run", console=QUIET)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    if state["best"]["step"] == STEPS - 1:
+        expected = {
+            name.removeprefix("module."): value
+            for name, value in state["average"].items()
+            if name.startswith("module.")
+        }
+    else:
+        expected = state["best"]["weights"]
+    for name, value in load(tmp_path / "run").state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_holdout_is_domainbeds(images, clip_folder):
+    config = config_for(images, clip_folder, seed=5)
+    roles = assign_roles(config)
+    for index, domain in enumerate(("art", "photo", "sketch")):
+        rows = roles.data.rows(domain)
+        keys = holdout_keys(len(rows), 0.2, domainbed_seed(5, index))
+        held_out = "target-holdout" if domain == "sketch" else "holdout"
+        assert set(roles.rows(domain, held_out)) == set(rows[keys])
+
+
+def test_without_target_every_domain_is_a_source(images, tmp_path):
+    config = config_for(images, None, "erm")
+    config = replace(config, data=replace(config.data, target=None))
+    summary = train(config, tmp_path / "run", console=QUIET)
+    assert summary["sources"] == ["art", "photo", "sketch"]
+    assert summary["target"] is None
+    assert not (tmp_path / "run" / "confusion.png").exists()
+
+
+def test_bad_image_ends_the_run_with_its_name_unless_skipped(images, tmp_path):
+    config = config_for(images, None, "erm")
+    bad = sorted((images / "photo").rglob("*.png"))
+    held_out = set(assign_roles(config).rows("photo", "holdout"))
+    names = [path.relative_to(images).as_posix() for path in bad]
+    rows = [assign_roles(config).data.paths.index(name) for name in names]
+    victim = next(p for p, row in zip(bad, rows, strict=True) if row not in held_out)
+    victim.write_bytes(victim.read_bytes()[:100])
+    for workers in (0, 1):
+        with pytest.raises(ScmdError, match=rf"{victim.name}.*--skip-bad"):
+            train(
+                replace(config, training=replace(config.training, workers=workers)),
+                tmp_path / f"run{workers}",
+                console=QUIET,
+            )
+    skipping = replace(config, data=replace(config.data, skip_bad=True))
+    before = assign_roles(config).split
+    train(skipping, tmp_path / "skipping", console=QUIET)
+    samples = pq.read_table(tmp_path / "skipping" / "samples.parquet").to_pydict()
+    # It is left out after the split: everything else keeps its role.
+    for path, was, now in zip(samples["path"], before, samples["split"], strict=True):
+        assert now == ("bad" if path == victim.relative_to(images).as_posix() else was)
+
+
+def test_folder_of_another_run_is_refused(images, tmp_path):
+    config = config_for(images, None, "erm")
+    train(config, tmp_path / "run", console=QUIET)
+    with pytest.raises(ScmdError, match=r"holds a run already\. Pass --resume"):
+        train(config, tmp_path / "run", console=QUIET)
+    other = replace(config, hparams=replace(config.hparams, lr=5e-4))
+    with pytest.raises(ScmdError, match=r"another configuration \(hparams.lr: 0.001 -> 0.0005"):
+        train(other, tmp_path / "run", resume=True, console=QUIET)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(ScmdError, match="not empty"):
+        train(config, tmp_path / "full", console=QUIET)
+    (tmp_path / "file").touch()
+    with pytest.raises(ScmdError, match="is a file"):
+        train(config, tmp_path / "file", console=QUIET)
+
+
+def test_bad_input_leaves_no_folder(images, tmp_path):
+    config = config_for(images, tmp_path / "no-teacher", "kd")
+    for wrong in (
+        config,
+        replace(config, method="erm", data=replace(config.data, target="skech")),
+        replace(config, method="erm", data=replace(config.data, path="")),
+    ):
+        with pytest.raises(ScmdError):
+            train(wrong, tmp_path / "run", console=QUIET)
+        assert not (tmp_path / "run").exists()
+
+
+def test_finished_run_is_not_run_again(images, tmp_path):
+    config = config_for(images, None, "erm")
+    summary = train(config, tmp_path / "run", console=QUIET)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert train(config, tmp_path / "run", resume=True, console=QUIET) == summary
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_second_process_in_one_folder_is_refused(images, tmp_path):
+    import fcntl
+
+    config = config_for(images, None, "erm")
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ScmdError, match="another process is training in"):
+            train(config, tmp_path / "run", console=QUIET)
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_samples(images, tmp_path):
+    config = config_for(images, None, "erm", checkpoint_every=1)
+    config = replace(config, hparams=replace(config.hparams, lr=1e30))
+    with pytest.raises(ScmdError, match=r"step \d+: the (loss|weights)") as error:
+        train(config, tmp_path / "run", console=QUIET)
+    assert "Lower --lr" in str(error.value)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    if state is not None:
+        assert all(bool(value.isfinite().all()) for value in state["method"].values())
+
+
+def test_warnings(images, tmp_path, monkeypatch):
+    config = config_for(images, None, "erm")
+    late = replace(config, average=AverageConfig(average_start=STEPS + 1))
+    with pytest.warns(ScmdWarning, match="before the average starts"):
+        train(late, tmp_path / "late", console=QUIET)
+    scores = iter([0.9, 0.9, 0.5, 0.5])
+    monkeypatch.setattr(
+        training.Run, "_holdout_scores", lambda self: dict.fromkeys(("a", "b"), next(scores))
+    )
+    with pytest.warns(ScmdWarning, match=r"fell to 0.500, from 0.900 at step 0"):
+        train(config, tmp_path / "collapse", console=QUIET)
+
+
+def test_checkpoints_keep_the_last_two_and_no_teacher(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder, checkpoint_every=2)
+    train(config, tmp_path / "run", console=QUIET)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000006.pt", "step-00000008.pt"]
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    parts = {name.split(".")[0] for name in state["method"]}
+    assert parts == {"backbone", "classifier", "projection", "log_scale"}
+
+
+def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
+    config = config_for(images, None, "erm")
+    plain = training.Run(config, assign_roles(config), tmp_path, QUIET)
+    augmented_config = replace(config, data=replace(config.data, augment_holdout=True))
+    augmented = training.Run(augmented_config, assign_roles(config), tmp_path, QUIET)
+    seen = []
+    collect = training.collect_logits
+
+    def spy(predict, batches, device):
+        batches = list(batches)
+        seen.append(torch.cat(batches))
+        return collect(predict, batches, device)
+
+    training.collect_logits = spy
+    try:
+        plain._holdout_scores()
+        augmented._holdout_scores()
+        augmented._holdout_scores()
+    finally:
+        training.collect_logits = collect
+    from scmd.data.loader import evaluation_batches
+
+    roles = plain.roles
+    rows = np.concatenate([roles.rows(domain, "holdout") for domain in roles.sources])
+    assert torch.equal(seen[0], torch.cat(list(evaluation_batches(roles.data, rows, 24, 64, 0))))
+    assert not torch.equal(seen[1], seen[0])
+    assert torch.equal(seen[1], seen[2])  # the same views at every score
+
+
+def test_batch_carries_the_larger_of_both_sizes(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder)
+    assert training.Run(config, assign_roles(config), tmp_path, QUIET).size == 32
+    large = replace(config, data=replace(config.data, image_size=40))
+    assert training.Run(large, assign_roles(large), tmp_path, QUIET).size == 40
+
+
+def test_class_balanced_draws_classes_equally(image_folder, tmp_path, clip_folder):
+    images = image_folder(
+        ("art", "photo", "sketch"), ("cat", "dog"), count={("art", "cat"): 40, ("art", "dog"): 5}
+    )
+    config = config_for(images, clip_folder)
+    config = replace(config, data=replace(config.data, class_balanced=True))
+    train(config, tmp_path / "run", console=QUIET)
+    log = pq.read_table(tmp_path / "run" / "selection.parquet").to_pydict()
+    samples = pq.read_table(tmp_path / "run" / "samples.parquet").to_pydict()
+    cell = {
+        i: (d, c)
+        for i, d, c in zip(samples["sample_id"], samples["domain"], samples["class"], strict=True)
+    }
+    drawn = [cell[i] for i in log["sample_id"]]
+    assert drawn.count(("art", "cat")) == drawn.count(("art", "dog")) == STEPS * 2
+    assert math.isclose(len(drawn), STEPS * 8)
