@@ -1,11 +1,12 @@
 PYTHON ?= python3
+DEMO ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test check setup clean
 
 demo: setup  ## train ERM, KD and SCMD on a small rendered data set
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/demo.py $(DEMO)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
