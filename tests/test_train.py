@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import scmd.train as training
 from scmd.averaging import AverageConfig
 from scmd.build import assign_roles, build_method
 from scmd.checkpoint import load_checkpoint
-from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.config import DataConfig, RunConfig, TrainingConfig, save_config
 from scmd.data.splits import domainbed_seed, holdout_keys
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError, ScmdWarning
@@ -26,6 +28,7 @@ from scmd.methods import METHODS
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
+from scmd.records import read_metrics
 from scmd.selection import SelectionConfig
 from scmd.train import train
 
@@ -422,3 +425,24 @@ def test_class_balanced_draws_classes_equally(image_folder, tmp_path, clip_folde
     drawn = [cell[i] for i in log["sample_id"]]
     assert drawn.count(("art", "cat")) == drawn.count(("art", "dog")) == STEPS * 2
     assert math.isclose(len(drawn), STEPS * 8)
+
+
+def test_two_processes_share_a_batch(images, tmp_path):
+    """The loss that is logged is the whole batch's, and every file is written once."""
+    config = replace(config_for(images, None, "erm", device="cpu", steps=4))
+    config = replace(config, student=replace(config.student, freeze_batch_norm=True))
+    train(config, tmp_path / "one", console=QUIET)
+    save_config(config, tmp_path / "config.toml")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scmd.cli",
+        "train", "--config", tmp_path / "config.toml", "--out", tmp_path / "two",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+    a, b = (load(tmp_path / name).state_dict() for name in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)

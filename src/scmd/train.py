@@ -7,7 +7,7 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -108,6 +108,8 @@ class Run:
         self.size = batch_size_in_pixels(config, self.method)
         self.optimizer = torch.optim.Adam(self.method.param_groups(), lr=config.hparams.lr)
         self.best = Best()
+        self.log: MetricsLog | None = None
+        """Only the first process has one."""
         self.seconds = 0.0
         """Spent in the loop, over all sessions of the run."""
 
@@ -130,7 +132,8 @@ class Run:
         start = self._restore(state) if state else 0
         if self.is_main:
             write_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
-        log = MetricsLog(self.out / METRICS, state["log"] if state else 0)
+        if self.is_main:
+            self.log = MetricsLog(self.out / METRICS, state["log"] if state else 0)
         selections = SelectionLog(self.out, settings.seed, start, self.accelerator.process_index)
         batches = DomainBatches(
             self.roles.data,
@@ -156,19 +159,20 @@ class Run:
         began = time.perf_counter() - self.seconds
         with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
             for step, batch in enumerate(loader, start):
-                decided = self._step(model, optimizer, batch.to(self.device), step, log, progress)
+                decided = self._step(model, optimizer, batch.to(self.device), step, progress)
                 if decided is not None:
                     selections.add(step, batch.sample_ids, decided)
                 last = step == settings.steps - 1
                 if step % settings.evaluate_every == 0 or last:
-                    self._score(step, log, progress)
+                    self._score(step, progress)
                 if (step + 1) % settings.checkpoint_every == 0 or last:
                     selections.write_part(step + 1)
                     self.accelerator.wait_for_everyone()
                     self.seconds = time.perf_counter() - began
-                    if self.is_main:
-                        self._save(step + 1, log.sync())
-        log.close()
+                    if self.log:
+                        self._save(step + 1, self.log.sync())
+        if self.log:
+            self.log.close()
         self.accelerator.wait_for_everyone()
         if self.is_main:
             selections.merge()
@@ -179,12 +183,11 @@ class Run:
         optimizer: Any,
         batch: Batch,
         step: int,
-        log: MetricsLog,
         progress: TrainingProgress,
     ) -> Decisions | None:
         settings = self.config.training
         # Every step has its own draws (dropout, random selection), whatever came before it.
-        torch.manual_seed(derive("step", settings.seed, step))
+        torch.manual_seed(derive("step", settings.seed, step, self.accelerator.process_index))
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         with self.accelerator.autocast():
             output = dict(model(batch, step / settings.steps))
@@ -195,19 +198,24 @@ class Run:
         self.method.after_step()
         self.average.update(step + 1)
         if step % settings.log_every == 0 or step == settings.steps - 1:
-            parts = {name: value.item() for name, value in output.items()}
+            # The mean over the processes; of one, what it has.
+            parts = {
+                name: float(cast(Tensor, self.accelerator.reduce(value.detach().float(), "mean")))
+                for name, value in output.items()
+            }
             _check_finite(parts, step, batch)
-            log.write({"step": step, **parts})
+            if self.log:
+                self.log.write({"step": step, **parts})
             progress.losses(parts)
         progress.step(len(batch.labels) * self.accelerator.num_processes)
         return decisions
 
-    def _score(self, step: int, log: MetricsLog, progress: TrainingProgress) -> None:
+    def _score(self, step: int, progress: TrainingProgress) -> None:
         """Score the averaged weights on the sources' holdout, and remember the best."""
-        if self.is_main:
+        if self.log:
             scores = self._holdout_scores()
             mean = float(np.mean(list(scores.values())))
-            log.write({"step": step, "holdout": scores, "holdout_accuracy": mean})
+            self.log.write({"step": step, "holdout": scores, "holdout_accuracy": mean})
             progress.score(mean)
             if mean > self.best.accuracy:
                 weights = self.average.model.state_dict()
