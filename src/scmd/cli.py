@@ -10,10 +10,13 @@ from typing import Any
 from scmd.errors import ScmdError, ScmdWarning
 
 COMMANDS = {
+    "demo": "ERM, KD and SCMD on embedded handwritten digits, in minutes.",
     "train": "Train a student on a folder of domains.",
     "evaluate": "Measure a trained student on a data set.",
     "predict": "Classify images with a trained student.",
+    "teacher fit": "Fit a teacher of one's own to labelled images.",
     "teacher eval": "Zero-shot accuracy of a teacher, per domain and class.",
+    "data digits": "Write the embedded data set: handwritten digits in four styles.",
     "data check": "Look for bad, duplicate and misplaced images.",
 }
 

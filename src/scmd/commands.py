@@ -12,8 +12,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from scmd.config import PRESETS, RunConfig, build_config
+from scmd.data.digits import DOMAINS
 from scmd.data.folder import ClassPolicy
+from scmd.demo import DemoConfig
 from scmd.errors import ScmdError
+from scmd.fit import FitConfig
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import TeacherConfig
 
@@ -87,6 +90,31 @@ class TeacherEvalCommand:
 
 
 @dataclass(frozen=True)
+class TeacherFitCommand:
+    """Train an open_clip model on labelled images, as CLIP was trained.
+
+    It is saved in open_clip's own format, so that the folder can be given as --teacher. Its
+    teacher.json says what the model has seen.
+    """
+
+    out: Path
+    """Folder of the result."""
+    fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
+    resume: bool = False
+    """Continue a stopped fit in --out."""
+
+
+@dataclass(frozen=True)
+class DataDigitsCommand:
+    """Write the embedded data set as an ordinary folder: handwritten digits in four styles."""
+
+    out: tyro.conf.Positional[Path]
+    """The folder to make."""
+    styles: tuple[str, ...] = DOMAINS
+    """Which styles; halftone and neon can be had besides."""
+
+
+@dataclass(frozen=True)
 class DataCheckCommand:
     """Decode and hash every image; exit status 1 where a data set has errors."""
 
@@ -97,12 +125,28 @@ class DataCheckCommand:
 
 
 @dataclass(frozen=True)
+class DemoCommand:
+    """Run ERM, KD and SCMD on handwritten digits that come with the package, and compare them."""
+
+    demo: Annotated[DemoConfig, tyro.conf.arg(name="")] = field(default_factory=DemoConfig)
+
+
+@dataclass(frozen=True)
 class _Sources:
     """The flags that the other flags' defaults depend on."""
 
     config: Path | None = None
     preset: str = "default"
     method: str | None = None
+
+
+def demo(command: DemoCommand) -> int:
+    """``scmd demo``."""
+    from scmd.demo import print_demo, run_demo
+
+    console = Console()
+    print_demo(run_demo(command.demo, console), command.demo, console)
+    return 0
 
 
 def train(command: TrainCommand) -> int:
@@ -158,6 +202,31 @@ def teacher_eval(command: TeacherEvalCommand) -> int:
     return 0
 
 
+def teacher_fit(command: TeacherFitCommand) -> int:
+    """``scmd teacher fit``."""
+    from scmd.fit import fit_teacher
+
+    card = fit_teacher(command.fit, command.out, command.resume, Console(stderr=True))
+    console = Console()
+    for domain, result in card["zero_shot_on_held_out_images"].items():
+        low, high = result["interval"]
+        console.print(
+            f"{domain}: zero-shot {result['accuracy']:.3f} ({low:.3f} – {high:.3f}) on "
+            f"{result['n']:,} held-out images"
+        )
+    console.print(f"[bold]{command.out}[/]: a teacher in open_clip's format; card: teacher.json")
+    return 0
+
+
+def data_digits(command: DataDigitsCommand) -> int:
+    """``scmd data digits``."""
+    from scmd.data.digit_styles import write_digits
+
+    write_digits(command.out, command.styles)
+    print(f"{command.out}: {', '.join(command.styles)}")
+    return 0
+
+
 def data_check(command: DataCheckCommand) -> int:
     """``scmd data check``."""
     from scmd.data.check import check_images, print_report
@@ -169,10 +238,13 @@ def data_check(command: DataCheckCommand) -> int:
 
 
 _COMMANDS = {
+    "demo": (DemoCommand, demo),
     "train": (TrainCommand, train),
     "evaluate": (EvaluateCommand, evaluate),
     "predict": (PredictCommand, predict),
     "teacher eval": (TeacherEvalCommand, teacher_eval),
+    "teacher fit": (TeacherFitCommand, teacher_fit),
+    "data digits": (DataDigitsCommand, data_digits),
     "data check": (DataCheckCommand, data_check),
 }
 

@@ -42,6 +42,8 @@ class DataConfig:
     """The student's input, in pixels."""
     class_balanced: bool = False
     """Draw the classes of a domain equally often."""
+    flip: bool = True
+    """Mirror training images by chance; off where left and right matter (digits, text)."""
     skip_bad: bool = False
     """Leave undecodable images out (they are looked for before training)."""
     augment_holdout: bool = False

@@ -29,11 +29,12 @@ from scmd.data.loader import (
 )
 from scmd.data.transforms import training_transform
 from scmd.errors import ScmdError, ScmdWarning
+from scmd.estimate import estimate
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
 from scmd.files import read_json
 from scmd.machine import keep_memory
 from scmd.models.student import evaluating
-from scmd.progress import TrainingProgress, estimate
+from scmd.progress import TrainingProgress
 from scmd.records import MetricsLog, SelectionLog, write_samples
 from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
 from scmd.seeds import derive
@@ -153,6 +154,7 @@ class Run:
             settings.seed,
             settings.workers,
             self.device.type == "cuda",
+            self.config.data.flip,
         )
         if self.is_main:
             self._announce(start)
@@ -234,7 +236,8 @@ class Run:
         """Accuracy on every source's holdout, as model selection compares it."""
         roles, model = self.roles, self.average.model
         size = self.config.data.image_size
-        transform = training_transform(size) if self.config.data.augment_holdout else None
+        augmented = self.config.data.augment_holdout
+        transform = training_transform(size, self.config.data.flip) if augmented else None
         rows = [roles.rows(domain, "holdout") for domain in roles.sources]
         # All domains in one pass, so that workers start once.
         batches = evaluation_batches(

@@ -162,7 +162,13 @@ class EvaluationImages(Dataset):
 
 
 def training_batches(
-    batches: DomainBatches, data: DomainImages, size: int, seed: int, workers: int, pin: bool
+    batches: DomainBatches,
+    data: DomainImages,
+    size: int,
+    seed: int,
+    workers: int,
+    pin: bool,
+    flip: bool = True,
 ) -> Iterator[Batch]:
     """Yield the batches of ``batches``, in order.
 
@@ -170,7 +176,7 @@ def training_batches(
         BadImageError: An image of a batch cannot be decoded.
     """
     loader = DataLoader(
-        TrainingImages(data, training_transform(size), seed),
+        TrainingImages(data, training_transform(size, flip), seed),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate_training,

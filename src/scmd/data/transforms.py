@@ -12,12 +12,17 @@ from torchvision.transforms import v2
 Transform = Callable[[Image.Image], Tensor]
 
 
-def training_transform(size: int) -> Transform:
-    """DomainBed's augmentation; returns uint8 [3, size, size], not normalised."""
+def training_transform(size: int, flip: bool = True) -> Transform:
+    """DomainBed's augmentation; returns uint8 [3, size, size], not normalised.
+
+    Args:
+        size: Side of the result in pixels.
+        flip: Mirror by chance; off where left and right matter (digits, text).
+    """
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.7, 1.0)),
-            v2.RandomHorizontalFlip(),
+            *([v2.RandomHorizontalFlip()] if flip else []),
             v2.ColorJitter(0.3, 0.3, 0.3, 0.3),
             v2.RandomGrayscale(p=0.1),
             v2.PILToTensor(),

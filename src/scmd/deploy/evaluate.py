@@ -56,8 +56,16 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
     return {"model": str(run), "data": str(path), "results": results}
 
 
-def evaluate_teacher(config: TeacherConfig, data: DomainImages, workers: int = 2) -> dict[str, Any]:
+def evaluate_teacher(
+    config: TeacherConfig, data: DomainImages, workers: int = 2, mask: np.ndarray | None = None
+) -> dict[str, Any]:
     """Zero-shot accuracy of a teacher on every domain, with its own image transform.
+
+    Args:
+        config: The teacher.
+        data: The data set.
+        workers: Processes that decode images.
+        mask: Which samples count, bool [N]; domains without any are left out. Default: all.
 
     Returns:
         As ``evaluate_run``.
@@ -72,6 +80,9 @@ def evaluate_teacher(config: TeacherConfig, data: DomainImages, workers: int = 2
     results = {}
     for domain in data.domains:
         rows = data.rows(domain)
+        rows = rows if mask is None else rows[mask[rows]]
+        if not len(rows):
+            continue
         batches = evaluation_batches(
             data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
         )

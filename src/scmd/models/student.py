@@ -85,7 +85,7 @@ def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:
     from_hub = config.pretrained and config.weights is None
     model = _create_timm(config.name, parse_args(config.args), from_hub)
     if config.weights is not None:
-        load_strictly(model, _without_head(model, config.weights), config.weights)
+        load_strictly(model, without_head(model, config.weights), config.weights)
     own = resolve_model_data_config(model)
     interpolation: Interpolation = "bilinear"  # as the images were resized before
     normalize = Normalize(
@@ -132,8 +132,8 @@ def _create_timm(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module
         ) from error
 
 
-def _without_head(model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The file's weights less its classifier, which has another task's classes."""
+def without_head(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """A file's weights less the classifier of a timm model, which has another task's classes."""
     head = getattr(model, "default_cfg", {}).get("classifier") or ()
     prefixes = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
     state = read_state_dict(path)

@@ -24,6 +24,8 @@ from scmd.models.prompts import PromptConfig, class_prompts
 from scmd.models.student import Triple
 
 DEFAULT_TEACHER = "ViT-B-32-quickgelu/openai"
+EMBEDDED = "embedded"
+"""The tiny teacher of digits that comes with the package."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class TeacherConfig:
     """The frozen image-text model, and how it is asked."""
 
     name: Annotated[str, tyro.conf.arg(name="teacher")] = DEFAULT_TEACHER
-    """open_clip's NAME/TAG, hf-hub:OWNER/NAME, or a local folder in open_clip's format."""
+    """open_clip's NAME/TAG, hf-hub:OWNER/NAME, a local folder in open_clip's format, or
+    embedded (digits only)."""
     prompts: Annotated[PromptConfig, tyro.conf.arg(name="")] = field(default_factory=PromptConfig)
     mean: Annotated[Triple | None, tyro.conf.arg(name="teacher-mean")] = None
     """Normalisation of the teacher's input; default: its own."""
@@ -112,7 +115,7 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
             its configuration has, or the prompts are unusable.
     """
     prompts = class_prompts(classes, config.prompts)
-    model, preprocess, tokenizer = _load_open_clip(config.name)
+    model, preprocess, tokenizer = open_pretrained(config.name)
     cfg = open_clip.get_model_preprocess_cfg(model)
     size = cfg["size"]
     normalize = Normalize(
@@ -138,10 +141,15 @@ def encode_prompts(model: Any, tokenizer: Callable, prompts: Sequence[Sequence[s
     return torch.stack(rows).float()
 
 
-def _load_open_clip(name: str) -> tuple[Any, Any, Any]:
-    model_name, tag = _parse_name(name)
+def open_pretrained(name: str) -> tuple[Any, Any, Any]:
+    """An open_clip model with its weights, its image transform and its tokenizer.
+
+    Raises:
+        ScmdError: See ``load_teacher``.
+    """
+    model_name, tag = parse_name(name)
     try:
-        with _strict_open_clip(name):
+        with strict_open_clip(name):
             # The text tower's own weights (of a Hugging Face model, say) would be downloaded only
             # to be overwritten by the checkpoint's.
             model = open_clip.create_model(
@@ -162,7 +170,14 @@ def _load_open_clip(name: str) -> tuple[Any, Any, Any]:
         ) from error
 
 
-def _parse_name(name: str) -> tuple[str, str | None]:
+def parse_name(name: str) -> tuple[str, str | None]:
+    """A teacher's name as the two arguments that open_clip takes: model and tag.
+
+    Raises:
+        ScmdError: It is no name of a teacher.
+    """
+    if name == EMBEDDED:
+        return f"local-dir:{Path(__file__).parents[1] / 'embedded' / 'teacher'}", None
     if name.startswith(("hf-hub:", "local-dir:")):
         return name, None
     if Path(name).is_dir():
@@ -183,7 +198,7 @@ def _parse_name(name: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _strict_open_clip(name: str) -> Iterator[None]:
+def strict_open_clip(name: str) -> Iterator[None]:
     """Turn open_clip's warning on a QuickGELU mismatch into an error, and keep it quiet else."""
     root = logging.getLogger()
     level = root.level

@@ -1,0 +1,204 @@
+"""What fitting a teacher of one's own is made of; the loop is ``scmd.fit``.
+
+An open_clip model is trained as CLIP was, with captions made of class and domain names (FLYP: Goyal
+et al., CVPR 2023, arXiv:2212.00638), and may be interpolated with the weights that it started from
+(WiSE-FT: Wortsman et al., CVPR 2022, arXiv:2109.01903).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from huggingface_hub import hf_hub_download
+from open_clip.transform import PreprocessCfg
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scmd.errors import ScmdError
+from scmd.files import read_json, write_json, writing_aside
+from scmd.models.prompts import readable
+from scmd.models.student import without_head
+from scmd.models.teacher import open_pretrained, parse_name, strict_open_clip
+from scmd.models.weights import load_strictly
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class Start(NamedTuple):
+    """A model to fit, and what has to be known to save it."""
+
+    model: Any
+    tokenizer: Any
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+
+
+def contrastive(
+    image_embeddings: Tensor, text_embeddings: Tensor, labels: Tensor, scale: Tensor
+) -> Tensor:
+    """CLIP's symmetric loss with several positives, a scalar.
+
+    The mean of two cross-entropies of s · cos(image, text), over texts for every image and over
+    images for every text. All texts of an image's class are its positives, each with the same
+    share of the target, and all images of a text's class are the text's.
+
+    Args:
+        image_embeddings: L2-normalised, [N, E].
+        text_embeddings: Of each image's own caption, L2-normalised, [N, E].
+        labels: Classes, int64 [N].
+        scale: s, a scalar.
+    """
+    logits = scale * image_embeddings.float() @ text_embeddings.float().T
+    positives = (labels[:, None] == labels[None, :]).float()
+    target = positives / positives.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def caption(template: str, class_name: str, domain: str) -> str:
+    """A template with ``{class}`` and, if it likes, ``{domain}``, filled with readable names."""
+    return template.replace("{class}", class_name).replace("{domain}", readable(domain))
+
+
+def check_captions(templates: Sequence[str]) -> None:
+    """Raise a ScmdError unless every template says where the class goes."""
+    if not templates:
+        raise ScmdError("no caption. Give at least one, e.g. --captions 'a {class}'")
+    for template in templates:
+        if "{class}" not in template:
+            raise ScmdError(
+                f"caption {template!r} does not say where the class goes. Put {{class}} into it, "
+                "e.g. 'a {domain} of a {class}'"
+            )
+
+
+def open_start(name: str, from_scratch: bool, image_tower_weights: Path | None = None) -> Start:
+    """The model that fitting starts from.
+
+    Args:
+        name: As for a teacher (NAME/TAG, ``hf-hub:``, a folder): architecture and weights. With
+            ``from_scratch`` also NAME alone, or a JSON file with ``model_cfg`` and
+            ``preprocess_cfg``, whose weights are drawn from torch's generator.
+        from_scratch: Leave the weights aside.
+        image_tower_weights: A state dict of the timm model that is the image tower; loaded
+            strictly, but for its head.
+
+    Raises:
+        ScmdError: The model or weights cannot be had, or do not fit.
+    """
+    model_cfg, preprocess_cfg = _read_cfg(name, from_scratch)
+    if from_scratch:
+        model, tokenizer = _build(model_cfg, preprocess_cfg, name)
+    else:
+        model, _, tokenizer = open_pretrained(name)
+        preprocess_cfg = open_clip.get_model_preprocess_cfg(model)
+    if image_tower_weights is not None:
+        load_image_tower(model, image_tower_weights)
+    return Start(model, tokenizer, model_cfg, preprocess_cfg)
+
+
+def load_image_tower(model: Any, weights: Path) -> None:
+    """Load a bare timm state dict into ``visual.trunk``, strictly but for the timm head.
+
+    open_clip's own ``pretrained_image_path`` loads nothing from such a file, silently.
+
+    Raises:
+        ScmdError: The image tower is no timm model, or the file does not fit.
+    """
+    trunk = getattr(model.visual, "trunk", None)
+    if trunk is None:
+        raise ScmdError(
+            f"--image-tower-weights {weights}: the image tower is not a timm model. Leave the "
+            "file out, or choose a model with timm_model_name in its vision_cfg"
+        )
+    load_strictly(trunk, without_head(trunk, weights), weights)
+
+
+def padding(model: Any) -> str:
+    """Which padding the image tower's convolutions have; open_clip cannot pass timm's pad_type."""
+    trunk = getattr(model.visual, "trunk", None)
+    if trunk is None:
+        return "open_clip's own tower"
+    same = any(type(module).__name__ == "Conv2dSame" for module in trunk.modules())
+    return "timm, 'same' padding as in TensorFlow" if same else "timm, symmetric padding"
+
+
+def interpolate(
+    start: Mapping[str, Tensor], fitted: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """(1 - α) · start + α · fitted, weight by weight; what is no float is the fitted one's."""
+    return {
+        name: torch.lerp(start[name], value, alpha) if value.is_floating_point() else value
+        for name, value in fitted.items()
+    }
+
+
+def save_open_clip(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    model_cfg: Mapping[str, Any],
+    preprocess_cfg: Mapping[str, Any],
+    half: bool = False,
+) -> None:
+    """Write a model as open_clip's ``local-dir:`` reads it; ``half`` stores floats as fp16."""
+    state = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for name, value in state.items()
+    }
+    with writing_aside(folder / WEIGHTS) as file:
+        file.write(serialize(state))
+    write_json(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+
+
+def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    default = asdict(PreprocessCfg())
+    if name.endswith(".json"):
+        if not from_scratch:
+            raise ScmdError(
+                f"{name} has no weights. Pass --from-scratch, or name a model with some"
+            )
+        given = read_json(Path(name))
+        if not isinstance(given, dict):
+            raise ScmdError(f"{name} is no model configuration of open_clip")
+        cfg = given.get("model_cfg", given)
+        return cfg, default | given.get("preprocess_cfg", {})
+    if from_scratch and open_clip.get_model_config(name) is not None:
+        return dict(open_clip.get_model_config(name) or {}), default
+    model, _ = parse_name(name)
+    if model.startswith("hf-hub:"):
+        try:
+            file = Path(hf_hub_download(model.removeprefix("hf-hub:"), CONFIG))
+        except Exception as error:  # the hub raises all sorts
+            raise ScmdError(f"{name}: {CONFIG} cannot be had: {error}") from error
+    elif model.startswith("local-dir:"):
+        file = Path(model.removeprefix("local-dir:")) / CONFIG
+    else:
+        return dict(open_clip.get_model_config(model) or {}), default
+    given = read_json(file)
+    if not isinstance(given, dict) or "model_cfg" not in given:
+        raise ScmdError(f"{file} has no model_cfg: it is no configuration of open_clip")
+    return given["model_cfg"], default | given.get("preprocess_cfg", {})
+
+
+def _build(
+    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], name: str
+) -> tuple[nn.Module, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(
+            Path(folder) / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+        )
+        try:
+            with strict_open_clip(name):
+                model = open_clip.create_model(
+                    f"local-dir:{folder}", load_weights=False, pretrained_text=False
+                )
+                return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+        except Exception as error:  # open_clip raises all sorts
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ScmdError(f"{name}: no model can be made of its model_cfg: {reason}") from error

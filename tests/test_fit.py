@@ -1,0 +1,259 @@
+"""A teacher of one's own: the loss, the weights, and what ends up in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import scmd.fit as fitting
+from scmd.data.folder import load_domains
+from scmd.data.splits import holdout_mask
+from scmd.errors import ScmdError
+from scmd.fit import FitConfig, fit_teacher, schedule
+from scmd.models.fit import caption, contrastive, interpolate, open_start
+from scmd.models.teacher import TeacherConfig, load_teacher
+
+QUIET = Console(quiet=True)
+TOWER = "test_efficientnet"
+
+
+@pytest.fixture
+def images(image_folder) -> Path:
+    return image_folder(("art", "photo"), ("cat", "dog"), count=5)
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    """A small architecture with a timm image tower, as a JSON file."""
+    vision = {"timm_model_name": TOWER, "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {
+        "model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"size": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3},
+    }
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture
+def config(images, model_file) -> FitConfig:
+    return FitConfig(
+        data=str(images), model=str(model_file), from_scratch=True, steps=4, batch_per_domain=2,
+        lr=1e-3, checkpoint_every=2, workers=0,
+    )  # fmt: skip
+
+
+def unit(*rows: list[float]) -> torch.Tensor:
+    return F.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
+
+
+def test_contrastive_is_clips_loss_where_all_classes_differ():
+    images, texts = (F.normalize(torch.randn(5, 8), dim=1) for _ in range(2))
+    labels, scale = torch.arange(5), torch.tensor(7.0)
+    features = open_clip.ClipLoss()(images, texts, scale)
+    assert contrastive(images, texts, labels, scale) == pytest.approx(float(features), rel=1e-5)
+
+
+def test_contrastive_with_several_positives_in_closed_form():
+    # Two classes at right angles, two images each: with scale s a row has two logits s and two 0.
+    a, b = [1.0, 0.0], [0.0, 1.0]
+    points, labels, s = unit(a, a, b, b), torch.tensor([0, 0, 1, 1]), 3.0
+    expected = np.log(2 * np.exp(s) + 2) - s  # each positive has half of the target
+    assert contrastive(points, points, labels, torch.tensor(s)) == pytest.approx(expected, rel=1e-6)
+    # A class of its own for every image would punish equal captions of one class.
+    alone = contrastive(points, points, torch.arange(4), torch.tensor(s))
+    assert alone == pytest.approx(expected, rel=1e-6)  # equal logits: the same, by symmetry
+    # One class: the target is uniform, and so is the best softmax.
+    same = contrastive(
+        unit(a, a, a), unit(a, a, a), torch.zeros(3, dtype=torch.long), torch.ones(1)
+    )
+    assert float(same) == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_contrastive_treats_an_unlike_caption_of_the_same_class_as_positive():
+    images = unit([1.0, 0.0], [0.0, 1.0]).requires_grad_()
+    texts = unit([1.0, 0.0], [0.0, 1.0])
+    contrastive(images, texts, torch.tensor([0, 0]), torch.tensor(5.0)).backward()
+    assert images.grad is not None
+    # The first image is pulled towards the second's caption; with other labels, pushed away.
+    assert images.grad[0, 1] < 0
+    images.grad = None
+    contrastive(images, texts, torch.tensor([0, 1]), torch.tensor(5.0)).backward()
+    assert images.grad is not None
+    assert images.grad[0, 1] > 0
+
+
+def test_interpolation_has_its_endpoints_and_is_linear_between():
+    start, fitted = ({"w": torch.randn(3), "n": torch.tensor(i)} for i in (1, 2))
+    for alpha, expected in ((0.0, start["w"]), (1.0, fitted["w"])):
+        assert torch.equal(interpolate(start, fitted, alpha)["w"], expected)
+    middle = interpolate(start, fitted, 0.25)
+    torch.testing.assert_close(middle["w"], 0.75 * start["w"] + 0.25 * fitted["w"])
+    assert middle["n"] == 2
+
+
+def test_fitted_teacher_loads_through_open_clip_itself(config, tmp_path):
+    fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'teacher'}", require_pretrained=True)
+    saved = load_file(tmp_path / "teacher" / "open_clip_model.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name])
+    teacher = load_teacher(TeacherConfig(str(tmp_path / "teacher")), ("cat", "dog"))
+    assert teacher.image_size == 32
+    assert teacher.normalize.std.flatten().tolist() == [0.25] * 3
+
+
+def test_card_says_what_it_has_seen_and_the_holdout_is_not_among_it(config, tmp_path, monkeypatch):
+    seen: list[int] = []
+    batches = fitting.training_batches
+
+    def spy(*args, **kwargs):
+        for batch in batches(*args, **kwargs):
+            seen.extend(batch.sample_ids.tolist())
+            yield batch
+
+    monkeypatch.setattr(fitting, "training_batches", spy)
+    card = fit_teacher(replace(config, steps=12), tmp_path / "teacher", console=QUIET)
+    data = load_domains(config.data)
+    held_out = holdout_mask(data, 0.2, 0)
+    assert set(seen) == set(data.ids[~held_out].tolist())
+    assert card["seen"]["images"] == 16
+    assert card["seen"]["domains"] == ["art", "photo"]
+    assert {d: r["n"] for d, r in card["zero_shot_on_held_out_images"].items()} == {
+        "art": 2, "photo": 2,
+    }  # fmt: skip
+    assert card["started_from"] == "random weights"
+    assert "symmetric" in card["image_tower"]
+    assert json.loads((tmp_path / "teacher" / "teacher.json").read_text()) == card
+    names = {path.name for path in (tmp_path / "teacher").iterdir()}
+    assert names == {
+        "open_clip_config.json", "open_clip_model.safetensors", "teacher.json", "fit.json",
+    }  # fmt: skip
+
+
+def test_domains_that_were_not_asked_for_are_not_seen(config, tmp_path):
+    card = fit_teacher(replace(config, domains=("photo",)), tmp_path / "teacher", console=QUIET)
+    assert card["seen"]["domains"] == ["photo"]
+    assert card["seen"]["images"] == 8
+    assert list(card["zero_shot_on_held_out_images"]) == ["photo"]
+
+
+def test_resumed_equals_uninterrupted(config, tmp_path, monkeypatch):
+    fit_teacher(config, tmp_path / "whole", console=QUIET)
+    loss = fitting._loss
+
+    def stopping(model, batch, normalize, captions, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(model, batch, normalize, captions, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_loss", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fit_teacher(config, tmp_path / "stopped", console=QUIET)
+    assert not (tmp_path / "stopped" / "open_clip_model.safetensors").exists()
+    fit_teacher(config, tmp_path / "stopped", resume=True, console=QUIET)
+    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+        whole, stopped = (tmp_path / run / name for run in ("whole", "stopped"))
+        assert whole.read_bytes() == stopped.read_bytes()
+
+
+def test_fine_tuning_starts_from_the_weights_and_interpolates_back(config, clip_folder, tmp_path):
+    tuned = replace(config, model=str(clip_folder), from_scratch=False, interpolate=0.0)
+    fit_teacher(tuned, tmp_path / "start", console=QUIET)
+    fit_teacher(replace(tuned, interpolate=1.0), tmp_path / "end", console=QUIET)
+    fit_teacher(replace(tuned, interpolate=0.5), tmp_path / "half", console=QUIET)
+    folders = (clip_folder, *(tmp_path / name for name in ("start", "end", "half")))
+    before, start, end, half = (load_file(f / "open_clip_model.safetensors") for f in folders)
+    for name in before:
+        assert torch.equal(start[name], before[name])
+        torch.testing.assert_close(half[name], (before[name] + end[name]) / 2)
+    assert any(not torch.equal(end[name], before[name]) for name in before)
+
+
+def test_image_tower_weights_reach_the_trunk(model_file, tmp_path):
+    donor = timm.create_model(TOWER, num_classes=11)
+    save_file(donor.state_dict(), tmp_path / "tower.safetensors")
+    start = open_start(str(model_file), True, tmp_path / "tower.safetensors")
+    for name, value in start.model.visual.trunk.state_dict().items():
+        assert torch.equal(value, donor.state_dict()[name])
+    state = donor.state_dict()
+    del state["conv_stem.weight"]
+    save_file(state, tmp_path / "cut.safetensors")
+    with pytest.raises(ScmdError, match=r"cut\.safetensors does not fit.*no conv_stem\.weight"):
+        open_start(str(model_file), True, tmp_path / "cut.safetensors")
+
+
+def test_image_tower_weights_need_a_timm_tower(clip_folder, tmp_path):
+    with pytest.raises(ScmdError, match="the image tower is not a timm model"):
+        open_start(str(clip_folder), False, tmp_path / "tower.safetensors")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norm_keeps_its_statistics(config, tmp_path, frozen):
+    torch.manual_seed(config.seed)
+    before = open_start(config.model, True).model.state_dict()
+    fit_teacher(replace(config, freeze_batch_norm=frozen), tmp_path / "teacher", console=QUIET)
+    after = load_file(tmp_path / "teacher" / "open_clip_model.safetensors")
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics) == frozen
+
+
+def test_half_stores_fp16(config, tmp_path):
+    fit_teacher(replace(config, half=True), tmp_path / "teacher", console=QUIET)
+    saved = load_file(tmp_path / "teacher" / "open_clip_model.safetensors")
+    assert {v.dtype for v in saved.values() if v.is_floating_point()} == {torch.float16}
+    load_teacher(TeacherConfig(str(tmp_path / "teacher")), ("cat", "dog"))
+
+
+def test_captions():
+    assert caption("a {domain} of a {class}", "sea lion", "art_painting") == (
+        "a art painting of a sea lion"
+    )
+    with pytest.raises(ScmdError, match=r"'a photo'.*\{class\}"):
+        FitConfig(captions=("a photo",))
+
+
+def test_schedule_rises_then_falls_to_nothing():
+    factors = [schedule(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == 1
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] < 1e-3
+
+
+def test_bad_input_is_clear_and_leaves_nothing(config, tmp_path, clip_folder):
+    wrong: list[tuple[FitConfig, str]] = [
+        (replace(config, data=""), "no data given"),
+        (replace(config, data="nowhere"), "no such folder or manifest"),
+        (replace(config, domains=("phto",)), "Did you mean 'photo'"),
+        (replace(config, from_scratch=False), "has no weights. Pass --from-scratch"),
+        (replace(config, model="nowhere"), "neither a folder nor a model"),
+        (replace(config, model="ViT-B-32", from_scratch=False), "names no weights"),
+    ]
+    for bad, message in wrong:
+        with pytest.raises(ScmdError, match=message):
+            fit_teacher(bad, tmp_path / "teacher", console=QUIET)
+        assert not (tmp_path / "teacher").exists()
+    with pytest.raises(ScmdError, match="holds a teacher already"):
+        fit_teacher(config, clip_folder, console=QUIET)
+    fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    (tmp_path / "teacher" / "teacher.json").unlink()
+    with pytest.raises(ScmdError, match=r"other settings \(lr: 0.001 -> 0.5\)"):
+        fit_teacher(replace(config, lr=0.5), tmp_path / "teacher", resume=True, console=QUIET)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").touch()
+    with pytest.raises(ScmdError, match="not empty and holds no teacher"):
+        fit_teacher(config, tmp_path / "letters", console=QUIET)
