@@ -17,7 +17,7 @@ def test_no_digit_is_in_two_places():
     together = np.concatenate(parts)
     assert sorted(together.tolist()) == list(range(1797))
     assert [len(part) for part in parts] == [PER_DOMAIN] * 4 + [297]
-    pixels = load_digits().images[np.concatenate(parts)].reshape(1797, -1)
+    pixels = np.asarray(load_digits(return_X_y=True)[0])[together]
     owner = [place for place, part in enumerate(parts) for _ in part]
     seen: dict[bytes, int] = {}
     for image, place in zip(pixels, owner, strict=True):  # nor is its twin
