@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import scmd.fit as fitting
+from scmd.build import build_method
+from scmd.config import DataConfig, RunConfig
 from scmd.data.folder import load_domains
 from scmd.data.splits import holdout_mask
-from scmd.errors import ScmdError
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.fit import FitConfig, fit_teacher, schedule
 from scmd.models.fit import caption, contrastive, interpolate, open_start
+from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig, load_teacher
 
 QUIET = Console(quiet=True)
@@ -257,3 +261,17 @@ def test_bad_input_is_clear_and_leaves_nothing(config, tmp_path, clip_folder):
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(ScmdError, match="not empty and holds no teacher"):
         fit_teacher(config, tmp_path / "letters", console=QUIET)
+
+
+def test_training_warns_where_the_teacher_has_seen_the_target(config, images, tmp_path):
+    fit_teacher(replace(config, domains=("photo",)), tmp_path / "teacher", console=QUIET)
+    run = RunConfig(
+        data=DataConfig(str(images), target="photo", image_size=32),
+        student=StudentConfig(TOWER, pretrained=False),
+        teacher=TeacherConfig(str(tmp_path / "teacher")),
+    )
+    with pytest.warns(ScmdWarning, match="was fitted on images of the target 'photo'"):
+        build_method(run, ("cat", "dog"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScmdWarning)
+        build_method(replace(run, data=replace(run.data, target="art")), ("cat", "dog"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,10 @@ from scmd.config import RunConfig, method_class
 from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.splits import holdout_mask
-from scmd.errors import ScmdError
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.methods import Method
 from scmd.models.student import create_backbone
-from scmd.models.teacher import CLIPTeacher, load_teacher
+from scmd.models.teacher import CLIPTeacher, load_teacher, seen_domains
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,17 @@ def build_method(config: RunConfig, classes: tuple[str, ...]) -> Method:
     methods of a comparison start from the same ones.
     """
     method = method_class(config.method)
-    teacher = load_teacher(config.teacher, classes) if method.needs_teacher else None
+    teacher = None
+    if method.needs_teacher:
+        teacher = load_teacher(config.teacher, classes)
+        if config.data.target in seen_domains(config.teacher.name):
+            warnings.warn(
+                f"the teacher {config.teacher.name} was fitted on images of the target "
+                f"{config.data.target!r}, as its card says: its students' accuracy there is not "
+                "that on a domain which nobody has seen",
+                ScmdWarning,
+                stacklevel=2,
+            )
     torch.manual_seed(config.training.seed)
     backbone = create_backbone(config.student, config.data.image_size)
     return method(backbone, teacher, config.hparams, len(classes))

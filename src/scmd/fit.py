@@ -38,11 +38,11 @@ from scmd.models.fit import (
 )
 from scmd.models.images import Normalize, as_float
 from scmd.models.prompts import class_texts
-from scmd.models.teacher import DEFAULT_TEACHER, TeacherConfig
+from scmd.models.teacher import CARD, DEFAULT_TEACHER, TeacherConfig
 from scmd.progress import TrainingProgress
 from scmd.seeds import derive
 
-CARD, CHECKPOINTS, SETTINGS = "teacher.json", "checkpoints", "fit.json"
+CHECKPOINTS, SETTINGS = "checkpoints", "fit.json"
 LOG_SCALE_MAX = math.log(100)
 
 

@@ -19,7 +19,7 @@ from scmd.efficiency import cost
 from scmd.evaluate import EVALUATION_BATCH, accuracy, accuracy_interval, collect_logits, measure
 from scmd.files import write_json
 from scmd.methods import Method
-from scmd.models.teacher import CLIPTeacher
+from scmd.models.teacher import CLIPTeacher, seen_domains
 from scmd.records import read_metrics
 from scmd.report.plots import plot_confusion, plot_curves
 from scmd.run_folder import METRICS, SUMMARY
@@ -70,6 +70,9 @@ def finish(
         "versions": {name: version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
     }
+    if method.needs_teacher:
+        seen = seen_domains(config.teacher.name)
+        summary["teacher"] = {"name": config.teacher.name, "fitted_on_domains": seen}
     for domain in roles.sources:
         rows = roles.rows(domain, "holdout")
         summary["results"][domain] = {

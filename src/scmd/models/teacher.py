@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scmd.errors import ScmdError
+from scmd.files import read_json
 from scmd.models.images import Normalize
 from scmd.models.prompts import PromptConfig, class_prompts
 from scmd.models.student import Triple
@@ -125,6 +126,23 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
         cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
     )
     return CLIPTeacher(model, encode_prompts(model, tokenizer, prompts), normalize, preprocess)
+
+
+CARD = "teacher.json"
+
+
+def seen_domains(name: str) -> list[str]:
+    """The domains that a teacher was fitted on, as its card says; empty where it has no card."""
+    model, _ = parse_name(name)
+    card = Path(model.removeprefix("local-dir:")) / CARD
+    if not model.startswith("local-dir:") or not card.is_file():
+        return []
+    try:
+        return [str(domain) for domain in read_json(card)["seen"]["domains"]]
+    except (KeyError, TypeError) as error:
+        raise ScmdError(
+            f"{card} is no card of a teacher: no {error}. Remove or restore it"
+        ) from error
 
 
 @torch.no_grad()
