@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import scmd
 from scmd.cli import COMMANDS, main
 from scmd.config import load_config
 
@@ -47,7 +49,7 @@ def test_every_command_has_help(capsys):
         assert end.value.code == 0
         text = capsys.readouterr().out
         assert f"usage: scmd {name}" in text
-        assert not re.search(r"--(run|data|student|teacher|hparams|training)\.", text)
+        assert not re.search(r"--(run|data|student|teacher|hparams|training)\.[a-z]", text)
         assert "MISSING" not in text
 
 
@@ -167,6 +169,14 @@ BAD = {
     "predict nowhere {images}": "nowhere holds no trained model",
     "predict {images} nowhere.jpg": "no such image: nowhere.jpg",
     "predict {images}": "no image given",
+    "train {images} --method erm --student test_vit --no-student-pretrained --image-size 50": (
+        "does not take images of 50 px"
+    ),
+    "train {images} --method erm --student resnet18.none": "no weights tagged 'none'",
+    "teacher eval embedded {images} --json nowhere/x.json": "there is no folder nowhere",
+    "teacher fit --out t": "no data given",
+    "teacher fit {images} --captions photo --out t": "does not say where the class goes",
+    "data digits out --styles oil": "there is no style 'oil'",
     "teacher eval nowhere {images}": "neither a folder nor a model",
     "data check nowhere": "no such folder or manifest",
 }
@@ -196,9 +206,7 @@ def test_unknown_and_malformed_flags_exit_with_2(line, images, capsys):
 def test_evaluate_refuses_classes_that_the_model_does_not_know(run, image_folder, capsys):
     other = image_folder(("art",), ("cat", "zebra"), name="other")
     assert main(["evaluate", str(run), str(other)]) == 2
-    errors = capsys.readouterr().err
-    assert "warning:" in errors
-    assert "has the class 'zebra'" in errors
+    assert "has the class 'zebra'" in capsys.readouterr().err
 
 
 def test_as_a_program(images):
@@ -222,3 +230,99 @@ def test_predicts_any_image_type(run, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["alpha.webp", "grey ü.gif", "print.tiff"]
     assert all("class" in line for line in lines)
+
+
+def test_python_predicts_what_the_command_predicts(run, tmp_path, capsys):
+    """On pictures that need more than a conversion: turned, transparent, 16-bit."""
+    rng = np.random.default_rng(0)
+    files = [tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png")]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    half = np.kron(np.array([[255, 0]], dtype=np.uint8), np.ones((40, 20), dtype=np.uint8))
+    Image.fromarray(half).convert("RGB").save(files[0], exif=turned)
+    Image.fromarray(rng.integers(0, 256, (30, 30, 4), dtype=np.uint8)).save(files[1])
+    Image.fromarray(rng.integers(0, 2**16, (30, 30)).astype(np.uint16)).save(files[2])
+    capsys.readouterr()
+    assert main(["predict", str(run), *map(str, files), "--top", "2", "--workers", "0"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    model = scmd.load(run)
+    probabilities = model.predict([Image.open(file) for file in files])
+    for index, file in enumerate(files):
+        for row in (row for row in rows if row["file"] == str(file)):
+            expected = probabilities[index, model.classes.index(row["class"])]
+            assert float(row["probability"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_predict_fails_only_where_nothing_could_be_classified(run, tmp_path):
+    (tmp_path / "empty.png").touch()
+    out = tmp_path / "out.csv"
+    arguments = ["predict", str(run), str(tmp_path / "empty.png"), "--workers", "0"]
+    assert main([*arguments, "--out", str(out)]) == 1
+    assert "cannot be decoded" in out.read_text()
+
+
+def test_predictions_appear_when_they_are_complete(run, images, tmp_path, monkeypatch):
+    import scmd.deploy.predict as predicting
+
+    out = tmp_path / "out.csv"
+    out.write_text("before")
+    arguments = ["predict", str(run), str(images), "--workers", "0", "--out", str(out)]
+
+    def breaking(self, index):
+        if index == 5:
+            raise KeyboardInterrupt
+        return decode(self, index)
+
+    decode = predicting._Files.__getitem__
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting._Files, "__getitem__", breaking)
+        assert main(arguments) == 130
+    assert out.read_text() == "before"
+    assert main(arguments) == 0
+    assert len(out.read_text().splitlines()) == 31
+
+
+def test_reader_that_leaves_is_no_error(run, images):
+    command = f"{sys.executable} -m scmd.cli predict {run} {images} --workers 0 | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout == "file,rank,class,probability,error\n"
+    assert done.stderr == ""
+
+
+def test_resume_takes_the_runs_own_configuration(run, tmp_path, capsys):
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().err
+    (run / "summary.json").unlink()
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert main(["train", "--out", str(run), "--resume", "--lr", "0.3"]) == 2
+    assert "another configuration (hparams.lr" in capsys.readouterr().err
+
+
+def test_default_folder_is_named_by_data_target_method_and_seed(images, tmp_path, monkeypatch):
+    from scmd.commands import _default_folder
+    from scmd.config import DataConfig, RunConfig
+
+    monkeypatch.chdir(images)
+    for path, name in ((".", "images"), ("../my.images/", "my.images"), ("a/b.csv", "b")):
+        folder = _default_folder(RunConfig(data=DataConfig(path)))
+        assert folder == Path("runs") / f"{name}-all-scmd-seed0"
+
+
+def test_names_are_printed_as_they_are(image_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images = image_folder(("[bold]art", "photo", "[x]"), ("[ink]cat", "dog"), count=5)
+    assert main(["train", str(images), "--target", "photo", "--method", "erm", *SMALL]) == 0
+    captured = capsys.readouterr()
+    assert "[bold]art" in captured.out
+    assert "[bold]art, [x]" in captured.err
+    run = tmp_path / "runs" / "images-photo-erm-seed0"
+    assert main(["evaluate", str(run), str(images)]) == 0
+    assert "[ink]cat" in capsys.readouterr().out
+
+
+def test_measuring_on_one_domain_is_no_reason_to_warn(run, image_folder, capsys):
+    other = image_folder(("somewhere",), ("cat", "dog"), name="new")
+    assert main(["evaluate", str(run), str(other)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(["train", str(other), "--method", "erm", *SMALL, "--steps", "1"]) in (0, 2)
+    assert "has a single domain" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scmd.averaging import AverageConfig
 from scmd.config import (
@@ -26,7 +27,7 @@ from scmd.methods.scmd import SCMDConfig
 from scmd.models.prompts import PromptConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
-from scmd.selection import SelectionConfig
+from scmd.selection import SelectionConfig, phase
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_configuration_survives_its_file(file: Path, preset: str, method: str)
 def test_every_setting_survives_its_file(file: Path):
     config = RunConfig(
         method="scmd",
-        data=DataConfig("a folder", "sketch", "union", 0.3, 96, True, True, True),
+        data=DataConfig("a folder", "sketch", "union", 0.3, 96, True, False, True, True),
         student=StudentConfig(
             "test_vit", Path("w.pt"), False, ("a=1", "b=x"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False
         ),
@@ -286,3 +287,22 @@ def test_differences_are_named():
 def test_settings_out_of_range_are_errors(build: Any, message: str):
     with pytest.raises(ScmdError, match=message):
         build()
+
+
+def test_released_presets_select_in_their_first_3751_steps():
+    for preset, steps in (("paper", 5001), ("paper-domainnet", 15001)):
+        config = build_config(preset)
+        assert config.training.steps == steps
+        assert isinstance(config.hparams, SCMDConfig)
+        chosen = [
+            step
+            for step in range(steps)
+            if phase(step / steps, config.hparams.selection) == "select"
+        ]
+        assert chosen == list(range(3751))
+        assert config.training.precision == ("fp16" if torch.cuda.is_available() else "fp32")
+
+
+def test_hyper_parameters_of_another_method_are_refused():
+    with pytest.raises(ScmdError, match="'scmd' has hyper-parameters of type SCMDConfig, not"):
+        RunConfig(method="scmd", hparams=METHODS["erm"].Config())

@@ -18,7 +18,7 @@ from scmd.errors import ScmdError
 from scmd.methods import ERM, METHODS, Method
 from scmd.models.student import StudentConfig, create_backbone
 
-CLASSES = ("cat", "dog", "élan")
+CLASSES = ("cat", "dog", "yak", "élan")
 SIZE = 32
 
 
@@ -90,7 +90,7 @@ def test_pictures_of_any_size_and_mode_become_probabilities(run: Path):
     model = load(run)
     pictures = [Image.new("RGB", (40, 20), "red"), Image.new("L", (7, 9), 100)]
     probabilities = model.predict(pictures)
-    assert probabilities.shape == (2, 3)
+    assert probabilities.shape == (2, len(CLASSES))
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
     own = torch.full((1, 3, SIZE, SIZE), 100, dtype=torch.uint8)
     torch.testing.assert_close(probabilities[1:], model(own).softmax(1), rtol=1e-3, atol=1e-4)
@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_are_an_error(run: Path):
     save_file({n: v for n, v in state.items() if n != "classifier.bias"}, file)
     fails(run, str(file), "no classifier.bias")
     save_file(state | {"classifier.bias": torch.zeros(7)}, file)
-    fails(run, "classifier.bias is [7] there and [3] here")
+    fails(run, "classifier.bias is [7] there and [4] here")
 
 
 @pytest.mark.parametrize(

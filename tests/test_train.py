@@ -308,11 +308,11 @@ def test_folder_of_another_run_is_refused(images, tmp_path):
 
 
 def test_bad_input_leaves_no_folder(images, tmp_path):
-    config = config_for(images, tmp_path / "no-teacher", "kd")
+    config = config_for(images, None, "erm")
     for wrong in (
-        config,
-        replace(config, method="erm", data=replace(config.data, target="skech")),
-        replace(config, method="erm", data=replace(config.data, path="")),
+        config_for(images, tmp_path / "no-teacher", "kd"),
+        replace(config, data=replace(config.data, target="skech")),
+        replace(config, data=replace(config.data, path="")),
     ):
         with pytest.raises(ScmdError):
             train(wrong, tmp_path / "run", console=QUIET)
@@ -429,7 +429,7 @@ def test_class_balanced_draws_classes_equally(image_folder, tmp_path, clip_folde
 
 def test_two_processes_share_a_batch(images, tmp_path):
     """The loss that is logged is the whole batch's, and every file is written once."""
-    config = replace(config_for(images, None, "erm", device="cpu", steps=4))
+    config = config_for(images, None, "erm", steps=4)
     config = replace(config, student=replace(config.student, freeze_batch_norm=True))
     train(config, tmp_path / "one", console=QUIET)
     save_config(config, tmp_path / "config.toml")
@@ -446,3 +446,129 @@ def test_two_processes_share_a_batch(images, tmp_path):
     a, b = (load(tmp_path / name).state_dict() for name in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)
+
+
+def test_kill_at_the_end_loses_no_selection(images, clip_folder, tmp_path, monkeypatch):
+    """While a part is written, after the merge, before the summary: all rows are there at last."""
+    config = config_for(images, clip_folder)
+    train(config, tmp_path / "whole", console=QUIET)
+    expected = pq.read_table(tmp_path / "whole" / "selection.parquet")
+    assert expected.num_rows == STEPS * 8
+
+    for name in ("write_part", "merge", "remove_parts"):
+        out = tmp_path / name
+        original = getattr(training.SelectionLog, name)
+        calls = []
+
+        def dying(self, *args, original=original, calls=calls, name=name):
+            calls.append(1)
+            if name == "write_part" and len(calls) < 2:
+                return original(self, *args)
+            if name != "write_part":
+                original(self, *args)
+            (self.folder if self.folder.exists() else self.folder.parent).joinpath(
+                ".part-00000003.parquet.x7"
+            ).write_bytes(b"unfinished")
+            raise StopError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training.SelectionLog, name, dying)
+            with pytest.raises(StopError):
+                train(config, out, console=QUIET)
+        train(config, out, resume=True, console=QUIET)
+        assert pq.read_table(out / "selection.parquet").equals(expected), name
+        assert not (out / "selection").exists() or name == "remove_parts"
+
+
+def test_damaged_part_is_named(images, clip_folder, tmp_path, monkeypatch):
+    config = config_for(images, clip_folder)
+
+    def damaging(self):
+        next(self.folder.glob("part-*")).write_bytes(b"")
+        merge(self)
+
+    merge = training.SelectionLog.merge
+    monkeypatch.setattr(training.SelectionLog, "merge", damaging)
+    with pytest.raises(ScmdError, match=r"part-.*parquet is damaged"):
+        train(config, tmp_path / "run", console=QUIET)
+
+
+@pytest.mark.parametrize("change", ["gone", "new"])
+def test_resuming_on_changed_data_is_refused(images, tmp_path, monkeypatch, write_image, change):
+    config = config_for(images, None, "erm")
+
+    def stop(self, step, *rest):
+        if step == 6:
+            raise StopError
+        score(self, step, *rest)
+
+    score = training.Run._score
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "_score", stop)
+        with pytest.raises(StopError):
+            train(config, tmp_path / "run", console=QUIET)
+    before = (tmp_path / "run" / "samples.parquet").read_bytes()
+    path = images / "photo" / "cat" / "000.png"
+    if change == "gone":
+        path.unlink()
+    else:
+        write_image(images / "photo" / "cat" / "zzz.png")
+    with pytest.raises(
+        ScmdError, match=rf"has changed since the run began: photo/cat/.* is {change}"
+    ):
+        train(config, tmp_path / "run", resume=True, console=QUIET)
+    assert (tmp_path / "run" / "samples.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("role", ["holdout", "target", "target-holdout"])
+def test_bad_image_that_is_only_scored_is_found_before_training(images, tmp_path, role):
+    config = config_for(images, None, "erm")
+    roles = assign_roles(config)
+    name = roles.data.paths[int(np.flatnonzero(roles.split == role)[0])]
+    (images / name).write_bytes(b"no image")
+    with pytest.raises(ScmdError, match=rf"{name} cannot be decoded.*--skip-bad"):
+        train(config, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_single_class_is_refused(image_folder):
+    images = image_folder(("art", "photo"), ("cat",), name="cats")
+    config = config_for(images, None, "erm")
+    with pytest.raises(ScmdError, match="single class 'cat'"):
+        assign_roles(replace(config, data=replace(config.data, target=None)))
+
+
+def test_fp16_needs_a_gpu(images, tmp_path):
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU here")
+    config = config_for(images, None, "erm", precision="fp16")
+    with pytest.raises(ScmdError, match="--precision fp16 cannot be had"):
+        train(config, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_trains_and_selects(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder, precision="bf16")
+    train(config, tmp_path / "run", console=QUIET)
+    losses = [
+        line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line
+    ]
+    assert len(losses) == STEPS
+    assert all(math.isfinite(loss) for loss in losses)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    assert {value.dtype for value in state["method"].values()} <= {torch.float32, torch.int64}
+
+
+def test_workers_may_change_on_resume_and_processes_may_not(images, tmp_path):
+    config = config_for(images, None, "erm", steps=3)
+    train(config, tmp_path / "run", console=QUIET)
+    (tmp_path / "run" / "summary.json").unlink()
+    other = replace(config, training=replace(config.training, workers=1))
+    train(other, tmp_path / "run", resume=True, console=QUIET)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    torch.save(state | {"processes": 2}, tmp_path / "run" / "checkpoints" / "step-00000003.pt")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(ScmdError, match="started with 2 processes"):
+        train(config, tmp_path / "run", resume=True, console=QUIET)

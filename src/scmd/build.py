@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from scmd.config import RunConfig, method_class
 from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.splits import holdout_mask
-from scmd.errors import ScmdError, ScmdWarning
+from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.methods import Method
 from scmd.models.student import create_backbone
 from scmd.models.teacher import CLIPTeacher, load_teacher, seen_domains
+from scmd.progress import counting
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +45,25 @@ class Roles:
         return [self.rows(domain, "train") for domain in self.sources]
 
 
-def assign_roles(config: RunConfig) -> Roles:
+def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     """Load the data and split it as DomainBed does; bad images leave after the split.
 
+    Images that are only scored (the holdout, the target) are decoded here, once, so that a bad
+    one does not end a run that has been trained. With ``skip_bad`` all are.
+
     Raises:
-        ScmdError: As ``load_domains``; an unknown target; a source with nothing left to train on
-            or nothing held out.
+        ScmdError: As ``load_domains``; an unknown target; fewer than two classes; a source with
+            nothing left to train on or nothing held out; an undecodable image among the scored.
     """
+    console = console or Console(quiet=True)
     if not config.data.path:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
     data = load_domains(config.data.path, config.data.classes)
+    if len(data.classes) < 2:
+        raise ScmdError(
+            f"{data.source} has the single class {', '.join(data.classes)!r}: there is nothing to "
+            "tell apart. Add a class"
+        )
     target = resolve_domain(data, config.data.target) if config.data.target else None
     sources = tuple(domain for domain in data.domains if domain != target)
     if not sources:
@@ -65,13 +76,17 @@ def assign_roles(config: RunConfig) -> Roles:
     if target:
         rows = data.rows(target)
         split[rows] = np.where(held_out[rows], "target-holdout", "target")
-    if config.data.skip_bad:
-        bad = check_images(data).bad_rows
+    scored = None if config.data.skip_bad else np.flatnonzero(split != "train")
+    with counting(console, "decoding") as progress:
+        bad = check_images(data, progress, scored).bad_rows
+    if len(bad) and not config.data.skip_bad:
+        raise BadImageError(
+            f"{data.root / data.paths[bad[0]]} cannot be decoded. Repair or remove it, or pass "
+            "--skip-bad"
+        )
+    if len(bad):
         split[bad] = "bad"
-        if len(bad):
-            logger.warning(
-                "%d of %d images cannot be decoded and are left out", len(bad), len(data)
-            )
+        logger.warning("%d of %d images cannot be decoded and are left out", len(bad), len(data))
     roles = Roles(data, sources, target, split)
     for domain in sources:
         for name, use in (("train", "train on"), ("holdout", "hold out")):

@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost or half-written: files and checkpoints."""
+"""The last two states of a run, to resume from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     with writing_aside(folder / f"step-{step:08d}.pt") as file:
         torch.save(state, file)
-    for path in _checkpoints(folder)[:-KEPT]:
-        path.unlink()
+    for path in [*_checkpoints(folder)[:-KEPT], *folder.glob(".step-*")]:
+        path.unlink()  # the latter are what a kill leaves of an unfinished one
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

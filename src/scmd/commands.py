@@ -19,6 +19,7 @@ from scmd.errors import ScmdError
 from scmd.fit import FitConfig
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import TeacherConfig
+from scmd.run_folder import CONFIG
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class TrainCommand:
     preset: str = "default"
     """default, paper (the released code's behaviour), or paper-domainnet."""
     resume: bool = False
-    """Continue a stopped run in --out."""
+    """Continue the run in --out, as it was configured, where it was stopped; begin it where there
+    is none."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class _Sources:
     config: Path | None = None
     preset: str = "default"
     method: str | None = None
+    out: Path | None = None
+    resume: bool = False
 
 
 def demo(command: DemoCommand) -> int:
@@ -167,6 +171,7 @@ def evaluate(command: EvaluateCommand) -> int:
     from scmd.deploy.evaluate import evaluate_run, print_results
     from scmd.files import write_json
 
+    _check_writable(command.json)
     results = evaluate_run(command.run, command.data, command.workers)
     print_results(results, Console())
     if command.json:
@@ -183,8 +188,7 @@ def predict(command: PredictCommand) -> int:
     if command.top < 1:
         raise ScmdError(f"--top {command.top}: give a whole number from 1")
     predictions = predict_files(command.run, command.images, command.top, command.workers)
-    write_predictions(predictions, command.format, command.out)
-    return 0
+    return 0 if write_predictions(predictions, command.format, command.out) else 1
 
 
 def teacher_eval(command: TeacherEvalCommand) -> int:
@@ -193,8 +197,9 @@ def teacher_eval(command: TeacherEvalCommand) -> int:
     from scmd.deploy.evaluate import evaluate_teacher, print_results
     from scmd.files import write_json
 
+    _check_writable(command.json)
     config = TeacherConfig(command.teacher, command.prompts)
-    data = load_domains(command.data, command.classes)
+    data = load_domains(command.data, command.classes, one_is_enough=True)
     results = evaluate_teacher(config, data, command.workers)
     print_results(results, Console(), per_class=True)
     if command.json:
@@ -231,8 +236,11 @@ def data_check(command: DataCheckCommand) -> int:
     """``scmd data check``."""
     from scmd.data.check import check_images, print_report
     from scmd.data.folder import load_domains
+    from scmd.progress import counting
 
-    report = check_images(load_domains(command.data, command.classes))
+    data = load_domains(command.data, command.classes)
+    with counting(Console(stderr=True), "decoding") as progress:
+        report = check_images(data, progress)
     print_report(report, Console())
     return 1 if report.errors else 0
 
@@ -268,11 +276,25 @@ def _train_default(argv: list[str]) -> TrainCommand:
     sources, _ = tyro.cli(_Sources, args=argv, return_unknown_args=True, add_help=False)
     if sources.preset not in PRESETS:
         raise ScmdError(f"there is no preset {sources.preset!r}. Choose from {', '.join(PRESETS)}")
-    config = build_config(sources.preset, sources.config, sources.method)
+    file = sources.config
+    if file is None and sources.resume and sources.out and (sources.out / CONFIG).exists():
+        file = sources.out / CONFIG
+    config = build_config(sources.preset, file, sources.method)
     return TrainCommand(config, config=sources.config, preset=sources.preset)
 
 
+def _check_writable(file: Path | None) -> None:
+    """Before the work, not after it."""
+    if file is not None and not file.parent.is_dir():
+        raise ScmdError(f"{file} cannot be written: there is no folder {file.parent}. Make it")
+
+
 def _default_folder(config: RunConfig) -> Path:
-    data = Path(config.data.path)
-    parts = (data.stem, config.data.target or "all", config.method, f"seed{config.training.seed}")
+    data = Path(config.data.path).resolve()
+    parts = (
+        data.name.removesuffix(".csv"),
+        config.data.target or "all",
+        config.method,
+        f"seed{config.training.seed}",
+    )
     return Path("runs") / "-".join(parts)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import tomli_w
+import torch
 import tyro
 
 from scmd.averaging import AverageConfig
@@ -96,8 +97,8 @@ class TrainingConfig:
 class RunConfig:
     """Everything that a run depends on."""
 
-    method: str = "scmd"
-    """erm, kd or scmd."""
+    method: Annotated[str, tyro.conf.arg(help=", ".join(METHODS))] = "scmd"
+    """A name in METHODS."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     student: Annotated[StudentConfig, tyro.conf.arg(name="")] = field(default_factory=StudentConfig)
     teacher: Annotated[TeacherConfig, tyro.conf.arg(name="")] = field(default_factory=TeacherConfig)
@@ -109,10 +110,20 @@ class RunConfig:
     )
     average: Annotated[AverageConfig, tyro.conf.arg(name="")] = field(default_factory=AverageConfig)
 
+    def __post_init__(self) -> None:
+        expected = method_class(self.method).Config
+        if type(self.hparams) is not expected:
+            raise ScmdError(
+                f"method {self.method!r} has hyper-parameters of type {expected.__name__}, not "
+                f"{type(self.hparams).__name__}"
+            )
 
-# What the released code does differently, as far as it changes a result. Its phase switch is at
-# step (1 - k) · 5000, inclusive, whatever the number of steps, so k is given for 5,001 steps.
+
+# What the released code does differently, as far as it changes a result. It trains in fp16, which
+# a CPU cannot. Its phase switch is at step (1 - k) · 5000, inclusive, whatever the number of steps,
+# so k is given for the two numbers that it was run with.
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_RELEASED_PRECISION = "fp16" if torch.cuda.is_available() else "fp32"
 _RELEASED: dict[str, Any] = {
     "data": {"augment_holdout": True},
     "teacher": _IMAGENET,
@@ -120,7 +131,7 @@ _RELEASED: dict[str, Any] = {
         "decay_all": True,
         "selection": {"precision": "fp32", "last_fraction": 1 - 3751 / 5001},
     },
-    "training": {"steps": 5001},
+    "training": {"steps": 5001, "precision": _RELEASED_PRECISION},
     "average": {"average": "sma-released"},
 }
 PRESETS: dict[str, dict[str, Any]] = {
@@ -132,7 +143,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "decay_all": True,
             "selection": {"precision": "fp32", "last_fraction": 1 - 3751 / 15001},
         },
-        "training": {"steps": 15001, "evaluate_every": 1000},
+        "training": {
+            "steps": 15001,
+            "evaluate_every": 1000,
+            "precision": _RELEASED_PRECISION,
+        },
     },
 }
 
@@ -194,9 +209,17 @@ def save_config(config: RunConfig, file: Path) -> None:
         aside.write(to_toml(config).encode())
 
 
+# These change how long a run takes, and nothing that it writes.
+_WITHOUT_EFFECT = ("training.workers", "training.device")
+
+
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
-    """The settings in which two configurations differ, as ``section.name: a -> b``."""
+    """The settings in which two configurations differ in effect, as ``section.name: a -> b``."""
     left, right = (_flatten(_plain(dataclasses.asdict(config))) for config in (a, b))
+    for values in (left, right):
+        values["data.path"] = str(Path(values["data.path"]).resolve())
+        for name in _WITHOUT_EFFECT:
+            del values[name]
     return [
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())
@@ -218,8 +241,10 @@ def _validate(
 ) -> RunConfig:
     where = f"{file}: " if file else ""
     run = dict(values)
+    method = run.pop("method")
     chosen = _parse({"hparams": run.pop("hparams")}, "hparams", hparams, where)
-    return dataclasses.replace(_parse(run, None, RunConfig, where), hparams=chosen)
+    rest = _parse(run, None, RunConfig, where)
+    return dataclasses.replace(rest, method=method, hparams=chosen)
 
 
 def _parse(values: Mapping[str, Any], section: str | None, cls: type[T], where: str) -> T:

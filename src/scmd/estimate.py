@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import torch
 
 from scmd.build import Roles
 from scmd.config import RunConfig
-from scmd.data.images import read_image
-from scmd.data.loader import Batch
-from scmd.data.transforms import training_transform
+from scmd.data.loader import Batch, DomainBatches, training_batches
 from scmd.methods import Method
 from scmd.models.images import as_float
 from scmd.models.student import evaluating
@@ -19,53 +18,56 @@ from scmd.models.student import evaluating
 def estimate(
     config: RunConfig, roles: Roles, method: Method, size: int, device: torch.device, start: int
 ) -> str:
-    """How long the rest of a run should take, from one step of each phase and one image, timed.
+    """How long the rest of a run should take: its next batch and a step of each phase, timed.
 
     The trial steps change nothing: no optimizer step is taken, and batch norm stays as it is.
     """
     settings = config.training
-    rows = [row for rows in roles.train_rows() for row in rows[: settings.batch_per_domain]]
-    transform = training_transform(size)
     began = time.perf_counter()
-    with torch.random.fork_rng(devices=()):
-        pixels = transform(read_image(roles.data.root / roles.data.paths[rows[0]]))
-    per_image = time.perf_counter() - began
-    batch = Batch(
-        torch.stack([pixels] * len(rows)),
-        torch.from_numpy(roles.data.labels[rows]).long(),
-        torch.zeros(len(rows), dtype=torch.long),
-        torch.from_numpy(roles.data.ids[rows]),
-    ).to(device)
-    seconds = {}
-    with evaluating(method), torch.random.fork_rng():
-        for progress in (0.0, 0.0, 0.5, 1.0):  # the first one warms up
-            began = time.perf_counter()
-            loss = method(batch, progress)["loss"]
-            assert isinstance(loss, torch.Tensor)
-            loss.backward()
-            float(loss.detach())
-            seconds[progress] = time.perf_counter() - began
-            method.zero_grad(set_to_none=True)
-        began = time.perf_counter()
-        with torch.inference_mode():
-            method.predict(as_float(batch.images))
-        per_scored = (time.perf_counter() - began) / len(rows)
-    loading = per_image * len(rows) / max(1, settings.workers)
-    # Steps that train on the whole batch at the start, that may select, and at the end.
-    selection = getattr(config.hparams, "selection", None)
-    warmup, last = (selection.warmup, selection.last_fraction) if selection else (0.0, 0.0)
-    left = settings.steps - start
-    parts = {0.0: warmup, 0.5: max(0.0, 1 - warmup - last), 1.0: last}
-    steps = left * sum(share * max(seconds[p], loading) for p, share in parts.items())
+    batch = _next_batch(config, roles, size, start)
+    per_image = (time.perf_counter() - began) / len(batch.labels) / max(1, settings.workers)
+    batch = batch.to(device)
+    _seconds_of_step(method, batch, 0.0)  # warms up
+    edges = (0.0, *config.hparams.phases(), 1.0)
+    done, steps_left = start / settings.steps, settings.steps - start
+    training = 0.0
+    for begin, end in itertools.pairwise(edges):
+        share = max(0.0, end - max(begin, done))
+        if share:
+            computing = _seconds_of_step(method, batch, (begin + end) / 2)
+            training += share * settings.steps * max(computing, per_image * len(batch.labels))
+    began = time.perf_counter()
+    with torch.inference_mode(), evaluating(method):
+        method.predict(as_float(batch.images))
+    per_scored = (time.perf_counter() - began) / len(batch.labels) + per_image
     held_out = sum(len(roles.rows(domain, "holdout")) for domain in roles.sources)
-    scored = held_out * (left // settings.evaluate_every + 2) if start == 0 else 0
+    scored = held_out * (steps_left // settings.evaluate_every + 2)
     if roles.target:
         scored += len(roles.rows(roles.target, "target", "target-holdout"))
-    total = steps + scored * (per_scored + per_image / max(1, settings.workers))
     return (
-        f"about {duration(total)}: {left} steps of about {steps / left:.2g} s, "
-        f"{scored:,} images to score"
+        f"about {duration(training + scored * per_scored)}: {steps_left} steps of about "
+        f"{training / steps_left:.2g} s, {scored:,} images to score"
     )
+
+
+def _next_batch(config: RunConfig, roles: Roles, size: int, start: int) -> Batch:
+    settings = config.training
+    rows = roles.train_rows()
+    one = DomainBatches(
+        roles.data, rows, settings.batch_per_domain, settings.seed, start, start + 1
+    )
+    return next(training_batches(one, roles.data, size, settings.seed, 0, False))
+
+
+def _seconds_of_step(method: Method, batch: Batch, progress: float) -> float:
+    with evaluating(method), torch.random.fork_rng():
+        began = time.perf_counter()
+        loss = method(batch, progress)["loss"]
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        float(loss.detach())  # waits for the device
+        method.zero_grad(set_to_none=True)
+        return time.perf_counter() - began
 
 
 def duration(seconds: float) -> str:

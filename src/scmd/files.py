@@ -28,7 +28,7 @@ def writing_aside(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
+        os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -36,6 +36,12 @@ def writing_aside(path: Path) -> Iterator[BinaryIO]:
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: Path) -> None:

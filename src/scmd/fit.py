@@ -140,7 +140,7 @@ def fit_teacher(
     keep_memory()
     if not config.data:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
-    data = load_domains(config.data, config.classes)
+    data = load_domains(config.data, config.classes, one_is_enough=True)
     domains = [resolve_domain(data, name) for name in config.domains] or list(data.domains)
     held_out = holdout_mask(data, config.holdout, config.seed)
     rows = [data.rows(domain)[~held_out[data.rows(domain)]] for domain in domains]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +14,17 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that is counted; yields what is to be called with (done, of)."""
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 class TrainingProgress:
@@ -28,6 +40,7 @@ class TrainingProgress:
             console=console,
             disable=not enabled,
         )
+        self._console = console
         self._task = self._bar.add_task("", total=steps, completed=start, rate="")
         self._losses = self._score = ""
         self._images, self._began = 0, time.perf_counter()
@@ -51,10 +64,12 @@ class TrainingProgress:
         self._losses = " ".join(f"{name} {value:.3g}" for name, value in parts.items())
         self._describe()
 
-    def score(self, accuracy: float) -> None:
-        """Show the holdout accuracy."""
+    def score(self, step: int, accuracy: float) -> None:
+        """Show the holdout accuracy; in a line of its own where there is no terminal for a bar."""
         self._score = f"holdout {accuracy:.3f}"
         self._describe()
+        if not self._console.is_terminal and not self._bar.disable:
+            self._console.print(f"step {step}: {self._losses} {self._score}", markup=False)
 
     def _describe(self) -> None:
         self._bar.update(self._task, description=f"{self._losses} {self._score}".strip())

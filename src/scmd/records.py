@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from scmd.data.folder import DomainImages
+from scmd.errors import ScmdError
 from scmd.files import writing_aside
+from scmd.run_folder import SELECTION
 from scmd.selection import Decisions
 
 SELECTION_SCHEMA = pa.schema(
@@ -74,12 +77,13 @@ class SelectionLog:
 
     def __init__(self, folder: Path, seed: int, start: int = 0, process: int = 0) -> None:
         self.folder = folder / "selection"
-        self.merged = folder / "selection.parquet"
+        self.merged = folder / SELECTION
         self.seed, self.start, self.process = seed, start, process
         self._pending: list[tuple[int, Tensor, Decisions]] = []
         if self.folder.exists() and process == 0:
-            for path, first in self._parts():
-                if first >= start:
+            kept = {path for path, first in self._parts() if first < start}
+            for path in self.folder.iterdir():  # a kill may leave an unfinished part, too
+                if path not in kept:
                     path.unlink()
 
     def add(self, step: int, sample_ids: Tensor, decisions: Decisions) -> None:
@@ -97,20 +101,29 @@ class SelectionLog:
         self.start = stop
 
     def merge(self) -> None:
-        """Put all parts, in the order of steps, into ``selection.parquet`` and remove them."""
-        if not self.folder.exists():
+        """Put all parts, in the order of steps, into ``selection.parquet``.
+
+        They stay until ``remove_parts``, so that a kill in between loses nothing.
+
+        Raises:
+            ScmdError: A part is damaged.
+        """
+        parts = [path for path, _ in self._parts()] if self.folder.exists() else []
+        if not parts:
             return
-        parts = [path for path, _ in self._parts()]
-        if parts:
-            with (
-                writing_aside(self.merged) as file,
-                pq.ParquetWriter(file, SELECTION_SCHEMA, compression="zstd") as writer,
-            ):
-                for path in parts:
+        with (
+            writing_aside(self.merged) as file,
+            pq.ParquetWriter(file, SELECTION_SCHEMA, compression="zstd") as writer,
+        ):
+            for path in parts:
+                try:
                     writer.write_table(pq.read_table(path))
-        for path in parts:
-            path.unlink()
-        self.folder.rmdir()
+                except pa.ArrowException as error:
+                    raise ScmdError(f"{path} is damaged: {error}. Train again") from error
+
+    def remove_parts(self) -> None:
+        """Remove what ``merge`` has merged; the last thing that a run does."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _parts(self) -> list[tuple[Path, int]]:
         found = ((path, _PART.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
@@ -147,3 +160,27 @@ def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
     )
     with writing_aside(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def check_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
+    """See that a run's data set is still what ``samples.parquet`` says.
+
+    Raises:
+        ScmdError: A sample was added, removed, or has another role.
+    """
+    table = pq.read_table(path, columns=["sample_id", "path", "split"]).to_pydict()
+    before = dict(zip(table["path"], table["split"], strict=True))
+    now = dict(zip(data.paths, split.tolist(), strict=True))
+    if before == now:
+        return
+    if gone := sorted(before.keys() - now.keys()):
+        what = f"{gone[0]} is gone"
+    elif new := sorted(now.keys() - before.keys()):
+        what = f"{new[0]} is new"
+    else:
+        name = next(name for name in now if before[name] != now[name])
+        what = f"{name} was in {before[name]!r} and is in {now[name]!r}"
+    raise ScmdError(
+        f"{data.source} has changed since the run began: {what}. Restore it, or train anew with "
+        "another --out"
+    )

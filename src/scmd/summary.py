@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scmd.build import Roles
 from scmd.config import RunConfig
@@ -44,7 +45,7 @@ def finish(
         "held_out_domain": roles.target,
         "step": best_step,
     }
-    if config.method != "erm":
+    if method.needs_teacher:
         about["teacher"] = config.teacher.name
     save_classifier(out, method, best_weights, config.student, classes, about)
     device = next(method.parameters()).device
@@ -76,7 +77,7 @@ def finish(
     for domain in roles.sources:
         rows = roles.rows(domain, "holdout")
         summary["results"][domain] = {
-            "role": "source holdout",
+            "role": "source holdout (chose the step)",
             **_measure(model, roles, rows, config),
         }
     if roles.target:
@@ -109,7 +110,7 @@ def finish(
         lines,
         f"{config.method}, target {roles.target or 'none'}",
         best_step,
-        _phase_switches(config),
+        [round(part * config.training.steps) for part in config.hparams.phases()],
     )
     write_json(out / SUMMARY, summary)
     return summary
@@ -123,7 +124,7 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
     for domain, result in summary["results"].items():
         low, high = result["interval"]
         table.add_row(
-            domain,
+            Text(domain),
             result["role"],
             f"{result['n']:,}",
             f"{result['accuracy']:.3f}",
@@ -138,7 +139,8 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
         low, high = part["interval"]
         console.print(
             f"{summary['target']}, {part['what']}: {part['accuracy']:.3f} "
-            f"({low:.3f} – {high:.3f}), n = {part['n']:,}"
+            f"({low:.3f} – {high:.3f}), n = {part['n']:,}",
+            markup=False,
         )
     selection = summary["model_selection"]
     console.print(
@@ -150,7 +152,7 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
             f"{name}: {costs['parameters'] / 1e6:.2f} M parameters, {costs['flops'] / 1e9:.2f} "
             f"GFLOPs, {costs['megabytes']:.1f} MB, {costs['latency_ms']:.1f} ms an image"
         )
-    console.print(f"[bold]{out}[/]: model.safetensors, summary.json, curves.png and more")
+    console.print(f"{out}: model.safetensors, summary.json, curves.png and more", markup=False)
 
 
 def _predict(
@@ -166,12 +168,3 @@ def _predict(
 
 def _measure(model: Classifier, roles: Roles, rows: Any, config: RunConfig) -> dict[str, Any]:
     return measure(*_predict(model, roles, rows, config), roles.data.classes)
-
-
-def _phase_switches(config: RunConfig) -> list[int]:
-    selection = getattr(config.hparams, "selection", None)
-    if selection is None or selection.rule == "all":
-        return []
-    steps = config.training.steps
-    switches = (round(steps * selection.warmup), round(steps * (1 - selection.last_fraction)))
-    return [step for step in switches if 0 < step < steps]

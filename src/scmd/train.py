@@ -35,7 +35,7 @@ from scmd.files import read_json
 from scmd.machine import keep_memory
 from scmd.models.student import evaluating
 from scmd.progress import TrainingProgress
-from scmd.records import MetricsLog, SelectionLog, write_samples
+from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
 from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
 from scmd.seeds import derive
 from scmd.selection import Decisions
@@ -80,7 +80,7 @@ def train(
         console.print(f"{out} is finished already; nothing to resume")
         return read_json(out / SUMMARY)
     keep_memory()
-    run = Run(config, assign_roles(config), out, console)
+    run = Run(config, assign_roles(config, console), out, console)
     with ExitStack() as stack:
         if run.is_main:
             stack.enter_context(opened(out, config))
@@ -89,7 +89,9 @@ def train(
         if not run.is_main:
             return {}
         best = run.best
-        return finish(config, run.roles, run.method, best.step, best.weights, out, run.seconds)
+        summary = finish(config, run.roles, run.method, best.step, best.weights, out, run.seconds)
+        run.selections.remove_parts()
+        return summary
 
 
 class Run:
@@ -132,10 +134,13 @@ class Run:
         state = load_checkpoint(self.out / CHECKPOINTS) if resume else None
         start = self._restore(state) if state else 0
         if self.is_main:
-            write_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
-        if self.is_main:
+            if state:
+                check_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
+            else:
+                write_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
             self.log = MetricsLog(self.out / METRICS, state["log"] if state else 0)
-        selections = SelectionLog(self.out, settings.seed, start, self.accelerator.process_index)
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        selections = self.selections = SelectionLog(self.out, settings.seed, start, process)
         batches = DomainBatches(
             self.roles.data,
             self.roles.train_rows(),
@@ -144,7 +149,7 @@ class Run:
             start,
             settings.steps,
             self.config.data.class_balanced,
-            (self.accelerator.process_index, self.accelerator.num_processes),
+            (process, processes),
         )
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
         loader = training_batches(
@@ -218,7 +223,7 @@ class Run:
             scores = self._holdout_scores()
             mean = float(np.mean(list(scores.values())))
             self.log.write({"step": step, "holdout": scores, "holdout_accuracy": mean})
-            progress.score(mean)
+            progress.score(step, mean)
             if mean > self.best.accuracy:
                 weights = self.average.model.state_dict()
                 self.best = Best(step, mean, {n: w.clone() for n, w in weights.items()})
@@ -269,6 +274,7 @@ class Run:
             steps,
             {
                 "steps": steps,
+                "processes": self.accelerator.num_processes,
                 "log": log_length,
                 "seconds": self.seconds,
                 "method": self.method.state_dict(),
@@ -280,6 +286,11 @@ class Run:
         )
 
     def _restore(self, state: dict[str, Any]) -> int:
+        if state["processes"] != self.accelerator.num_processes:
+            raise ScmdError(
+                f"{self.out} was started with {state['processes']} processes and would be resumed "
+                f"with {self.accelerator.num_processes}, which gives another result. Use as many"
+            )
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
@@ -293,15 +304,22 @@ class Run:
         settings, roles = self.config.training, self.roles
         images = sum(len(rows) for rows in roles.train_rows())
         self.console.print(
-            f"[bold]{self.config.method}[/] on {', '.join(roles.sources)} ({images:,} images, "
-            f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}"
+            f"{self.config.method} on {', '.join(roles.sources)} ({images:,} images, "
+            f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}",
+            markup=False,
         )
+        if self.accelerator.num_processes > 1 and self.config.hparams.phases():
+            warnings.warn(
+                f"each of the {self.accelerator.num_processes} processes selects within its own "
+                "share of a batch, not over the whole of it",
+                ScmdWarning,
+                stacklevel=2,
+            )
         if start:
             self.console.print(f"resuming after {start} of {settings.steps} steps")
         if start < settings.steps:
-            self.console.print(
-                estimate(self.config, self.roles, self.method, self.size, self.device, start)
-            )
+            took = estimate(self.config, self.roles, self.method, self.size, self.device, start)
+            self.console.print(took)
 
 
 def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:
@@ -320,10 +338,14 @@ def _accelerator(config: RunConfig) -> Accelerator:
     # another precision or device.
     AcceleratorState._reset_state(reset_partial_state=True)
     precision = "no" if settings.precision == "fp32" else settings.precision
+    on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
     try:
-        return Accelerator(mixed_precision=precision, cpu=settings.device == "cpu")
+        accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+        if precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError("fp16 needs a GPU")
     except ValueError as error:
         raise ScmdError(
             f"--precision {settings.precision} cannot be had on this device: {error}. "
             "Pass --precision fp32"
         ) from error
+    return accelerator

@@ -91,7 +91,9 @@ class CheckReport:
 
 
 def check_images(
-    data: DomainImages, progress: Callable[[int, int], None] | None = None
+    data: DomainImages,
+    progress: Callable[[int, int], None] | None = None,
+    rows: np.ndarray | None = None,
 ) -> CheckReport:
     """Decode every image, compare them by content, and tell what is wrong.
 
@@ -101,7 +103,9 @@ def check_images(
     Args:
         data: The data set.
         progress: Called with the number of images done and the number of all.
+        rows: Look at these samples only, int64 [n]. Default: all.
     """
+    wanted = range(len(data)) if rows is None else rows.tolist()
     known = read_contents(data.source)
     contents: dict[int, Content] = {}
     fresh: dict[FileKey, Content] = {}
@@ -113,7 +117,8 @@ def check_images(
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             warnings.filterwarnings("ignore", module="PIL")  # it hints at what is found here anyway
-            for row, result in enumerate(pool.map(examine, range(len(data)))):
+            results = zip(wanted, pool.map(examine, wanted), strict=True)
+            for done, (row, result) in enumerate(results, 1):
                 if isinstance(result, Finding):
                     findings.append(result)
                 else:
@@ -121,7 +126,7 @@ def check_images(
                     if key not in known:
                         fresh[key] = contents[row]
                 if progress is not None:
-                    progress(row + 1, len(data))
+                    progress(done, len(wanted))
     finally:  # an interrupted check goes on where it was
         if fresh:
             write_contents(data.source, known | fresh)
@@ -132,7 +137,7 @@ def check_images(
     order = list(_HEADINGS)
     findings.sort(key=lambda finding: order.index(finding.kind))
     cached = len(contents) - len(fresh)
-    return CheckReport(data, tuple(findings), decoded=len(data) - cached, cached=cached)
+    return CheckReport(data, tuple(findings), decoded=len(wanted) - cached, cached=cached)
 
 
 def _examine(

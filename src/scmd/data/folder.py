@@ -81,13 +81,16 @@ class DomainImages:
         return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def load_domains(path: str | Path, classes: ClassPolicy = "strict") -> DomainImages:
+def load_domains(
+    path: str | Path, classes: ClassPolicy = "strict", one_is_enough: bool = False
+) -> DomainImages:
     """Read a data set from a folder ``domain/class/image`` or a manifest ``path,domain,class``.
 
     Args:
         path: The folder, or a ``.csv`` file whose paths are relative to its own folder.
         classes: What to do where the domains do not have the same classes: ``strict`` refuses,
             ``union`` keeps all, ``intersection`` keeps what every domain has.
+        one_is_enough: Do not warn where there is a single domain; to measure one is enough.
 
     Raises:
         ScmdError: There is no such path, no domain, no image, or a class is missing.
@@ -103,7 +106,7 @@ def load_domains(path: str | Path, classes: ClassPolicy = "strict") -> DomainIma
             "Give a folder domain/class/image or a CSV file with the columns path,domain,class"
         )
     data = _index(source, root, _apply_policy(entries, classes, source))
-    if len(data.domains) == 1:
+    if len(data.domains) == 1 and not one_is_enough:
         warnings.warn(
             f"{source} has a single domain, {data.domains[0]!r}: nothing here can tell how a model "
             "does on a domain it was not trained on",

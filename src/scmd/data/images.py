@@ -23,25 +23,24 @@ IMAGE_EXTENSIONS = _extensions()
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode a file to RGB, turned upright as its EXIF orientation says.
-
-    16-bit grey is scaled to 8 bits (``convert`` alone would clip it); transparency is put on
-    white; of an animation the first frame is taken.
+    """Decode a file to RGB; see ``to_rgb``. Of an animation the first frame is taken.
 
     Raises:
         BadImageError: The file cannot be read or decoded in full.
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BadImageError(f"{path} cannot be decoded: {describe(error)}") from error
+            return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise all sorts on damaged data
         raise BadImageError(f"{path} cannot be decoded: {describe(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB, turned upright as its EXIF orientation says.
+
+    16-bit grey is scaled to 8 bits (``convert`` alone would clip it); transparency is put on white.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         eight_bits = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(eight_bits).convert("RGB")

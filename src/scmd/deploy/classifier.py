@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from PIL import Image
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from scmd.data.images import to_rgb
 from scmd.data.transforms import evaluation_transform
 from scmd.errors import ScmdError
-from scmd.files import write_json, writing_aside
+from scmd.files import read_json, write_json, writing_aside
 from scmd.methods import Method
 from scmd.models.images import as_float
 from scmd.models.student import StudentConfig, TimmBackbone, create_backbone
@@ -50,9 +50,9 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> Tensor:
-        """Class probabilities [B, C] of RGB pictures of any size."""
+        """Class probabilities [B, C] of pictures of any size and mode, as in ``scmd predict``."""
         transform = evaluation_transform(self.image_size)
-        batch = torch.stack([transform(image.convert("RGB")) for image in images])
+        batch = torch.stack([transform(to_rgb(image)) for image in images])
         return self(batch.to(next(self.parameters()).device)).softmax(1)
 
 
@@ -127,8 +127,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise ScmdError(
             f"{folder} holds no trained model: no {MODEL}. Give the folder of a finished run"
         )
+    description = read_json(file)
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
             raise ScmdError(
                 f"{file} has format {description['format']}, this version reads {FORMAT}. "
@@ -137,7 +137,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         for key, (expected, is_right) in _FIELDS.items():
             if not is_right(description[key]):
                 raise ScmdError(f"{file}: {key} = {description[key]!r}. Expected {expected}")
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
     return description
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scmd.data.folder import DomainImages, load_domains
 from scmd.data.loader import evaluation_batches
@@ -35,7 +36,7 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
     """
     keep_memory()
     model = load(run)
-    data = load_domains(path, "union")
+    data = load_domains(path, "union", one_is_enough=True)
     unknown = [name for name in data.classes if name not in model.classes]
     if unknown:
         raise ScmdError(
@@ -52,7 +53,7 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
         logits = collect_logits(model, batches, device)
         results[domain] = measure(logits, torch.from_numpy(labels[rows]).long(), model.classes)
         if domain in model.description.get("trained_on", ()):
-            results[domain]["role"] = "a source of the model"
+            results[domain]["role"] = "a source: the model was trained on most of it"
     return {"model": str(run), "data": str(path), "results": results}
 
 
@@ -94,7 +95,7 @@ def evaluate_teacher(
 
 def print_results(results: dict[str, Any], console: Console, per_class: bool = True) -> None:
     """A table of domains, and one of classes."""
-    table = Table(title=f"{results['model']} on {results['data']}")
+    table = Table(title=Text(f"{results['model']} on {results['data']}"))
     table.add_column("domain")
     for name in ("images", "accuracy", "95 % interval", "macro", "ECE"):
         table.add_column(name, justify="right")
@@ -102,7 +103,7 @@ def print_results(results: dict[str, Any], console: Console, per_class: bool = T
         low, high = result["interval"]
         role = f" ({result['role']})" if "role" in result else ""
         table.add_row(
-            domain + role,
+            Text(domain + role),
             f"{result['n']:,}",
             f"{result['accuracy']:.3f}",
             f"{low:.3f} – {high:.3f}",
@@ -118,9 +119,9 @@ def _class_table(results: dict[str, Any]) -> Table:
     table = Table(title="accuracy per class")
     table.add_column("class")
     for domain in results:
-        table.add_column(domain, justify="right")
+        table.add_column(Text(domain), justify="right")
     names = dict.fromkeys(name for result in results.values() for name in result["per_class"])
     for name in names:
         cells = (result["per_class"].get(name) for result in results.values())
-        table.add_row(name, *(f"{cell['accuracy']:.3f}" if cell else "" for cell in cells))
+        table.add_row(Text(name), *(f"{cell['accuracy']:.3f}" if cell else "" for cell in cells))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from scmd.data.images import IMAGE_EXTENSIONS, read_image
 from scmd.data.transforms import Transform, evaluation_transform
-from scmd.deploy.classifier import load
+from scmd.deploy.classifier import Classifier, load
 from scmd.errors import BadImageError, ScmdError
 from scmd.evaluate import EVALUATION_BATCH
+from scmd.files import writing_aside
 
 
 class Prediction(NamedTuple):
@@ -46,11 +48,10 @@ def predict_files(
         ScmdError: No model there, or a path that does not exist.
     """
     files = list(find_images(images))
-    return _predict(run, files, top, workers)
+    return _predict(load(run), files, top, workers)
 
 
-def _predict(run: str | Path, files: list[Path], top: int, workers: int) -> Iterator[Prediction]:
-    model = load(run)
+def _predict(model: Classifier, files: list[Path], top: int, workers: int) -> Iterator[Prediction]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     loader = DataLoader(
@@ -97,28 +98,29 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
 
 def write_predictions(
     predictions: Iterable[Prediction], form: Literal["csv", "jsonl"], out: Path | None = None
-) -> None:
+) -> bool:
     """Write predictions as CSV (a line per image and rank) or JSON lines (a line per image).
+
+    A file appears when it is complete.
+
+    Returns:
+        Whether any image could be classified.
 
     Raises:
         ScmdError: The file cannot be written.
     """
-    predictions = iter(predictions)
-    first = next(predictions, None)  # so that a bad model leaves no file behind
+    any_classified = False
     with ExitStack() as stack:
-        try:
-            file = (
-                stack.enter_context(out.open("w", newline="", encoding="utf-8"))
-                if out
-                else sys.stdout
-            )
-        except OSError as error:
-            raise ScmdError(f"{out} cannot be written: {error.strerror}") from error
+        file: TextIO = sys.stdout
+        if out:
+            binary = stack.enter_context(writing_aside(out))
+            file = io.TextIOWrapper(binary, encoding="utf-8", newline="", write_through=True)
+            stack.callback(file.detach)
         write = _csv_writer(file) if form == "csv" else _json_writer(file)
-        if first is not None:
-            write(first)
         for prediction in predictions:
             write(prediction)
+            any_classified |= prediction.error is None
+    return any_classified
 
 
 def _csv_writer(file: TextIO):

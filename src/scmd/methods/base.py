@@ -35,6 +35,10 @@ class MethodConfig:
         self.require_positive("lr")
         self.require_weight("weight_decay")
 
+    def phases(self) -> tuple[float, ...]:
+        """Where in a run, as parts of its steps, the method begins to do something else."""
+        return ()
+
     def require_positive(self, *names: str) -> None:
         """Raise a ScmdError unless the fields are finite numbers above 0."""
         for name in names:
@@ -87,6 +91,11 @@ class Method(nn.Module):
             if teacher is None:
                 raise ScmdError(f"{type(self).__name__} needs num_classes or a teacher")
             num_classes = len(teacher.text_embeddings)
+        if teacher is not None and len(teacher.text_embeddings) != num_classes:
+            raise ScmdError(
+                f"the teacher has text embeddings of {len(teacher.text_embeddings)} classes, the "
+                f"student is to have {num_classes}"
+            )
         self.config = config if config is not None else self.Config()
         self._teacher = Held(teacher)
         self.backbone = backbone

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scmd.data.loader import Batch
 from scmd.losses import (
+    classification,
     cross_modality_distillation,
     logit_distillation,
     sample_cross_entropy,
@@ -48,6 +49,13 @@ class SCMDConfig(MethodConfig):
         super().__post_init__()
         self.require_weight("lambda1", "lambda2")
         self.require_positive("temperature", "lr_scale")
+
+    def phases(self) -> tuple[float, ...]:
+        """The end of the warm-up and the beginning of the last fraction, where there are such."""
+        if self.selection.rule == "all":
+            return ()
+        ends = (self.selection.warmup, 1 - self.selection.last_fraction)
+        return tuple(end for end in ends if 0 < end < 1)
 
 
 class SCMD(Method):
@@ -89,8 +97,7 @@ class SCMD(Method):
         student_logits = self.classifier(features)
         with torch.no_grad():
             teacher_logits = self.teacher.logits(x, ids)
-        sample_ce = sample_cross_entropy(student_logits, y)
-        ce = sample_ce.mean()
+        ce = classification(student_logits, y)
         distilled = logit_distillation(teacher_logits, student_logits, config.temperature)
         aligned = cross_modality_distillation(
             teacher_logits,
@@ -105,8 +112,8 @@ class SCMD(Method):
             "ce": ce.detach(),
             "logits": distilled.detach(),
             "cm": aligned.detach(),
-            "kept": torch.tensor(len(y)),
-            "decisions": _decisions(losses, kept, sample_ce.detach()),
+            "kept": torch.tensor(len(y), device=y.device),
+            "decisions": _decisions(losses, kept, sample_cross_entropy(student_logits.detach(), y)),
         }
 
     @torch.no_grad()

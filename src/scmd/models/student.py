@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import timm
+import torch
 import tyro
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.errors import ScmdError
-from scmd.models.images import Interpolation, Normalize
+from scmd.models.images import Normalize
 from scmd.models.weights import load_strictly, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -87,14 +88,19 @@ def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:
     if config.weights is not None:
         load_strictly(model, without_head(model, config.weights), config.weights)
     own = resolve_model_data_config(model)
-    interpolation: Interpolation = "bilinear"  # as the images were resized before
-    normalize = Normalize(
-        (image_size, image_size),
-        config.mean or own["mean"],
-        config.std or own["std"],
-        interpolation,
-    )
-    return TimmBackbone(model, normalize, config.freeze_batch_norm)
+    size = (image_size, image_size)
+    normalize = Normalize(size, config.mean or own["mean"], config.std or own["std"])
+    backbone = TimmBackbone(model, normalize, config.freeze_batch_norm)
+    try:
+        with torch.no_grad(), evaluating(backbone):
+            backbone(torch.zeros(1, 3, *size))
+    except Exception as error:  # timm's models refuse sizes in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScmdError(
+            f"{config.name!r} does not take images of {image_size} px: {reason}. Change "
+            f"--image-size, or pass --student-args img_size={image_size} where the model has that"
+        ) from error
+    return backbone
 
 
 def parse_args(args: Sequence[str]) -> dict[str, Any]:
@@ -123,8 +129,15 @@ def _create_timm(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module
         raise ScmdError(
             f"timm cannot create {name!r} with {args}: {reason}. Check --student-args"
         ) from error
-    except (OSError, RuntimeError) as error:  # the hub's errors
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:  # the hub's errors, and timm's on a tag
+        reason = str(error).splitlines()[0].rstrip(".")
+        if "Invalid pretrained tag" in reason:
+            model, _, tag = name.partition(".")
+            known = timm.list_pretrained(f"{model}.*")[:4]
+            raise ScmdError(
+                f"timm's {model!r} has no weights tagged {tag!r}. "
+                f"Choose from {', '.join(known) or model}"
+            ) from error
         raise ScmdError(
             f"the weights of {name!r} cannot be had: {reason}. "
             "Give a file with --student-weights FILE, or train from scratch with "

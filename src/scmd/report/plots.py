@@ -64,9 +64,9 @@ def plot_curves(
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     losses = [line for line in lines if "loss" in line]
-    for name in ("loss", "ce", "logits", "cm"):
-        points = [(line["step"], line[name]) for line in losses if name in line]
-        if points:
+    for name in losses[0] if losses else ():
+        if name not in ("step", "kept"):
+            points = [(line["step"], line[name]) for line in losses if name in line]
             left.plot(*zip(*points, strict=True), label=name, lw=2 if name == "loss" else 1)
     left.set(xlabel="step", ylabel="loss", title="losses on what was kept", ylim=(0, None))
     scores = [line for line in lines if "holdout" in line]
