@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check setup clean
 
-demo: setup  ## train ERM, KD and SCMD on a small rendered data set
-	$(BIN)/python scripts/demo.py $(DEMO)
+demo: setup  ## train ERM, KD and SCMD on the embedded digits
+	$(BIN)/scmd demo $(DEMO)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
@@ -19,6 +19,8 @@ check: setup  ## lint and types
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

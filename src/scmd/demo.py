@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +63,7 @@ def demo_config(method: str, images: Path, target: str, seed: int, steps: int) -
         training=TrainingConfig(
             steps=steps, seed=seed, evaluate_every=50, checkpoint_every=200, workers=2
         ),
-        average=AverageConfig("ema", ema_decay=0.98),
+        average=AverageConfig("ema", average_start=1, ema_decay=0.98),
     )
 
 
@@ -112,16 +113,15 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Any]]:
     for row in rows:
         row["gap_closed"] = (row["accuracy"] - erm) / (ceiling - erm) if ceiling > erm else None
     teacher = {key: zero_shot[key] for key in ("accuracy", "interval", "ece")}
-    return [{"name": "zero-shot teacher", **teacher, "parameters": teacher_parameters}, *rows]
+    return [{"name": "teacher", **teacher, "parameters": teacher_parameters}, *rows]
 
 
 def print_demo(rows: list[dict[str, Any]], config: DemoConfig, console: Console) -> None:
     """One table."""
     table = Table(
-        title=f"handwritten digits: accuracy on {config.target!r}, seen by no student, seed "
-        f"{config.seed}"
+        title=f"accuracy on {config.target!r}, which no student has seen; one seed", box=SIMPLE
     )
-    for name in ("", "accuracy", "95 % interval", "ECE", "holdout", "gap closed", "params", "s"):
+    for name in ("", "accuracy", "95 % interval", "ECE", "holdout", "gap closed", "s"):
         table.add_column(name, justify="right" if name else "left")
     for row in rows:
         low, high = row["interval"]
@@ -132,13 +132,17 @@ def print_demo(rows: list[dict[str, Any]], config: DemoConfig, console: Console)
             f"{row['ece']:.3f}",
             f"{row['holdout']:.3f}" if "holdout" in row else "",
             f"{row['gap_closed']:+.2f}" if row.get("gap_closed") is not None else "",
-            f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "",
             f"{row['seconds']:.0f}" if "seconds" in row else "",
         )
     console.print(table)
     sources = ", ".join(domain for domain in DOMAINS if domain != config.target)
+    teacher, *students = rows
     console.print(
-        f"Trained on {sources}; holdout: their held-out images, which chose the step. One target "
-        "and one seed:\na difference smaller than the intervals says nothing."
+        f"trained on {sources}; holdout: their held-out images, which chose the step\n"
+        f"parameters: student {students[0]['parameters'] / 1e6:.2f} M, teacher's image tower "
+        f"{teacher['parameters'] / 1e6:.2f} M\n"
+        "one target and one seed: differences within the intervals say nothing\n"
+        f"pictures: {config.out / 'digits' / config.target}; runs: {config.out}",
+        markup=False,
+        highlight=False,
     )
-    console.print(f"pictures: {config.out / 'digits' / config.target}; runs: {config.out}")
