@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scmd.efficiency import cost
-from scmd.evaluate import accuracy, accuracy_interval, collect_logits, measure
+from scmd.evaluate import accuracy, accuracy_interval, bootstrap_intervals, collect_logits, measure
 
 NAMES = ("ant", "bee", "cat")
 
@@ -72,10 +72,11 @@ def test_measures_in_closed_form():
     assert result["n"] == 6
     assert result["accuracy"] == pytest.approx(4 / 6)
     assert result["macro_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
-    assert result["per_class"] == {
-        "ant": {"accuracy": 0.75, "n": 4},
-        "bee": {"accuracy": 0.5, "n": 2},
-    }
+    found = {name: (r["accuracy"], r["n"]) for name, r in result["per_class"].items()}
+    assert found == {"ant": (0.75, 4), "bee": (0.5, 2)}
+    for part in (result["per_class"]["ant"], result["per_class"]["bee"]):
+        low, high = part["interval"]
+        assert low <= part["accuracy"] <= high
     assert result["confusion"] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
@@ -188,3 +189,23 @@ def test_the_cost_of_open_clips_attention_is_counted():
     fused = torch.backends.mha.get_fastpath_enabled()
     assert cost(model, model.encode_image, 32, repeats=1)["flops"] == expected
     assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+def test_intervals_are_those_of_resampling_the_samples():
+    """Against a plain bootstrap that draws samples, for accuracy, macro accuracy and classes."""
+    rng = np.random.default_rng(3)
+    labels = rng.choice(3, size=120, p=[0.6, 0.3, 0.1])
+    right = rng.random(120) < np.array([0.9, 0.6, 0.4])[labels]
+    totals = np.bincount(labels, minlength=3)
+    hits = np.bincount(labels, weights=right, minlength=3)
+    overall, macro, each = bootstrap_intervals(hits, totals)
+    rows = rng.integers(120, size=(20_000, 120))
+    drawn, drawn_right = labels[rows], right[rows]
+    accuracies = drawn_right.mean(1)
+    classes = np.stack(
+        [(drawn_right & (drawn == c)).sum(1) / np.maximum((drawn == c).sum(1), 1) for c in range(3)]
+    )
+    expected = np.quantile(accuracies, (0.025, 0.975))
+    np.testing.assert_allclose(overall, expected, atol=0.012)
+    np.testing.assert_allclose(macro, np.quantile(classes.mean(0), (0.025, 0.975)), atol=0.02)
+    np.testing.assert_allclose(each, np.quantile(classes, (0.025, 0.975), axis=1).T, atol=0.06)

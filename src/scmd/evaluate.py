@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import (
 from scmd.models.images import as_float
 
 BOOTSTRAPS = 10_000
+_PERCENTILES = (0.025, 0.975)
 EVALUATION_BATCH = 64
 
 
@@ -48,17 +49,41 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def accuracy_interval(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """95 % bootstrap interval of ``accuracy``: percentiles over 10,000 resamplings of the samples.
+    """95 % bootstrap interval of ``accuracy``. Logits [N, C], labels int64 [N]."""
+    hits = accuracy(logits, labels) * len(labels)
+    overall, _, _ = bootstrap_intervals(np.array([hits]), np.array([len(labels)]))
+    return overall
 
-    A resampling draws N hits or misses with replacement, so its number of hits is binomial and is
-    drawn as such; torchmetrics' ``BootStrapper`` would copy the metric for each of them. The
-    interval says how far the number would move with other images of the same domain; it says
-    nothing about other domains or other training seeds.
+
+def bootstrap_intervals(
+    hits: np.ndarray, totals: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float], np.ndarray]:
+    """95 % bootstrap intervals: percentiles over 10,000 resamplings of the samples.
+
+    Drawing N samples with replacement makes the numbers of hits and misses of every class
+    multinomial, and they are drawn as such; torchmetrics' ``BootStrapper`` would copy the metric
+    for each resampling. An interval says how far a number would move with other images of the same
+    domain; it says nothing about other domains or other training seeds.
+
+    Args:
+        hits: Right predictions of each class, [C].
+        totals: Samples of each class, [C], none of them 0.
+
+    Returns:
+        The intervals of the accuracy, of the mean over the classes' accuracies, and of each
+        class's accuracy, [C, 2].
     """
-    n = len(labels)
-    hits = np.random.default_rng(0).binomial(n, accuracy(logits, labels), size=BOOTSTRAPS)
-    low, high = np.quantile(hits / n, (0.025, 0.975))
-    return float(low), float(high)
+    n = int(totals.sum())
+    cells = np.concatenate([hits, totals - hits]) / n
+    draws = np.random.default_rng(0).multinomial(n, cells / cells.sum(), size=BOOTSTRAPS)
+    drawn_hits, drawn_misses = draws[:, : len(hits)], draws[:, len(hits) :]
+    drawn = drawn_hits + drawn_misses
+    # A class of which a resampling has nothing has no accuracy there.
+    per_class = np.where(drawn > 0, drawn_hits / np.maximum(drawn, 1), np.nan)
+    overall = np.quantile(drawn_hits.sum(1) / n, _PERCENTILES)
+    macro = np.quantile(np.nanmean(per_class, axis=1), _PERCENTILES)
+    each = np.nanquantile(per_class, _PERCENTILES, axis=0).T
+    return (overall[0].item(), overall[1].item()), (macro[0].item(), macro[1].item()), each
 
 
 def measure(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -70,24 +95,35 @@ def measure(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str,
         classes: The C class names.
 
     Returns:
-        ``n``, ``accuracy``, ``interval`` (95 %, bootstrap), ``macro_accuracy`` (mean over the
-        classes that occur), ``ece`` (expected calibration error, 15 bins), ``per_class``
-        (accuracy and n) and ``confusion`` (rows are labels, columns predictions).
+        ``n``, ``accuracy`` and its ``interval`` (95 %, bootstrap), ``macro_accuracy`` (mean over
+        the classes that occur) and ``macro_interval``, ``ece`` (expected calibration error, 15
+        bins), ``per_class`` (accuracy, interval and n) and ``confusion`` (rows are labels, columns
+        predictions).
     """
     count = len(classes)
     confusion = multiclass_confusion_matrix(logits.argmax(1), labels, count)
     totals = confusion.sum(1)
     recall = confusion.diag() / totals.clamp(min=1)
+    occur = totals > 0
+    overall, macro, each = bootstrap_intervals(
+        confusion.diag()[occur].numpy(), totals[occur].numpy()
+    )
+    interval_of = dict(zip(np.flatnonzero(occur.numpy()).tolist(), each.tolist(), strict=True))
     return {
         "n": len(labels),
         "accuracy": accuracy(logits, labels),
-        "interval": list(accuracy_interval(logits, labels)),
-        "macro_accuracy": float(recall[totals > 0].mean()),
+        "interval": list(overall),
+        "macro_accuracy": float(recall[occur].mean()),
+        "macro_interval": list(macro),
         "ece": float(multiclass_calibration_error(logits.softmax(1), labels, count, n_bins=15)),
         "per_class": {
-            name: {"accuracy": float(recall[i]), "n": int(totals[i])}
+            name: {
+                "accuracy": float(recall[i]),
+                "interval": interval_of[i],
+                "n": int(totals[i]),
+            }
             for i, name in enumerate(classes)
-            if totals[i] > 0
+            if i in interval_of
         },
         "confusion": confusion.tolist(),
     }
