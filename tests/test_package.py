@@ -94,6 +94,15 @@ def test_public_names_are_there_and_documented():
         _ = scmd.Scmd  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_python_page_names_everything_and_its_example_runs(capsys):
+    page = (ROOT / "docs" / "python.md").read_text()
+    for name in scmd.__all__:
+        assert name == "__version__" or re.search(rf"\b{name}\b", page), name
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "docs/python.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("4 tensor([")
+
+
 def test_floors(project):
     """A lower floor never imports a higher one."""
     floors = [
