@@ -21,7 +21,7 @@ from scmd.methods.scmd import SCMDConfig
 from scmd.selection import SelectionConfig
 from scmd.train import train
 
-RATES = (1e-3, 3e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 
 
 def choices(lr: float) -> dict[str, dict[str, MethodConfig]]:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -358,8 +359,14 @@ def test_warnings(images, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training.Run, "_holdout_scores", lambda self: dict.fromkeys(("a", "b"), next(scores))
     )
+    monkeypatch.setattr(training.Run, "chance", 0.1)
     with pytest.warns(ScmdWarning, match=r"fell to 0.500, from 0.900 at step 0"):
         train(config, tmp_path / "collapse", console=QUIET)
+    # Around chance, scores go up and down without meaning anything.
+    scores = iter([0.15, 0.05, 0.05, 0.05])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScmdWarning)
+        train(config, tmp_path / "chance", console=QUIET)
 
 
 def test_checkpoints_keep_the_last_two_and_no_teacher(images, clip_folder, tmp_path):

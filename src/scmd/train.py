@@ -117,6 +117,11 @@ class Run:
         """Spent in the loop, over all sessions of the run."""
 
     @property
+    def chance(self) -> float:
+        """The accuracy of a guess."""
+        return 1 / len(self.roles.data.classes)
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes the files that there is one of."""
         return self.accelerator.is_main_process
@@ -227,7 +232,7 @@ class Run:
             if mean > self.best.accuracy:
                 weights = self.average.model.state_dict()
                 self.best = Best(step, mean, {n: w.clone() for n, w in weights.items()})
-            elif mean < COLLAPSE * self.best.accuracy:
+            elif mean < COLLAPSE * self.best.accuracy and self.best.accuracy > 2 * self.chance:
                 warnings.warn(
                     f"step {step}: the holdout accuracy of the sources fell to {mean:.3f}, from "
                     f"{self.best.accuracy:.3f} at step {self.best.step}. Lower --lr, keep more of "
