@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.console import Console
 
 from scmd.data.digits import NAMES, digit, kept_out, label
-from scmd.fit import FitConfig, fit_teacher
+from scmd.fit import fit_teacher
+from scmd.models.fit_config import FitConfig
 
 PACKAGED = Path(__file__).parents[1] / "src" / "scmd" / "embedded" / "teacher"
 SIZE, BIG = 32, 96

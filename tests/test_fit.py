@@ -22,8 +22,9 @@ from scmd.config import DataConfig, RunConfig
 from scmd.data.folder import load_domains
 from scmd.data.splits import holdout_mask
 from scmd.errors import ScmdError, ScmdWarning
-from scmd.fit import FitConfig, fit_teacher, schedule
+from scmd.fit import fit_teacher, schedule
 from scmd.models.fit import caption, contrastive, interpolate, open_start
+from scmd.models.fit_config import FitConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig, load_teacher
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from scmd.deploy.evaluate import evaluate_teacher as evaluate_teacher
     from scmd.deploy.predict import predict_files as predict_files
     from scmd.errors import ScmdError as ScmdError
-    from scmd.fit import FitConfig as FitConfig
     from scmd.fit import fit_teacher as fit_teacher
     from scmd.methods import ERM as ERM
     from scmd.methods import KD as KD
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from scmd.methods import SCMD as SCMD
     from scmd.methods import Method as Method
     from scmd.methods.scmd import SCMDConfig as SCMDConfig
+    from scmd.models.fit_config import FitConfig as FitConfig
     from scmd.models.student import StudentConfig as StudentConfig
     from scmd.models.teacher import Teacher as Teacher
     from scmd.models.teacher import TeacherConfig as TeacherConfig
@@ -49,7 +49,7 @@ _HOME = {
     "DataConfig": "scmd.config",
     "DomainImages": "scmd.data.folder",
     "ERM": "scmd.methods",
-    "FitConfig": "scmd.fit",
+    "FitConfig": "scmd.models.fit_config",
     "KD": "scmd.methods",
     "METHODS": "scmd.methods",
     "Method": "scmd.methods",

@@ -16,7 +16,7 @@ from scmd.data.digits import DOMAINS
 from scmd.data.folder import ClassPolicy
 from scmd.demo import DemoConfig
 from scmd.errors import ScmdError
-from scmd.fit import FitConfig
+from scmd.models.fit_config import FitConfig
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import TeacherConfig
 from scmd.run_folder import CONFIG
@@ -201,7 +201,7 @@ def teacher_eval(command: TeacherEvalCommand) -> int:
     config = TeacherConfig(command.teacher, command.prompts)
     data = load_domains(command.data, command.classes, one_is_enough=True)
     results = evaluate_teacher(config, data, command.workers)
-    print_results(results, Console(), per_class=True)
+    print_results(results, Console())
     if command.json:
         write_json(command.json, results)
     return 0

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.checkpoint import load_checkpoint, save_checkpoint
-from scmd.data.folder import ClassPolicy, DomainImages, load_domains, resolve_domain
+from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.loader import Batch, DomainBatches, training_batches
 from scmd.data.splits import holdout_mask
 from scmd.deploy.evaluate import evaluate_teacher
@@ -29,89 +28,21 @@ from scmd.models.fit import (
     WEIGHTS,
     Start,
     caption,
-    check_captions,
     contrastive,
     interpolate,
     open_start,
     padding,
     save_open_clip,
 )
+from scmd.models.fit_config import FitConfig
 from scmd.models.images import Normalize, as_float
 from scmd.models.prompts import class_texts
-from scmd.models.teacher import CARD, DEFAULT_TEACHER, TeacherConfig
+from scmd.models.teacher import CARD, TeacherConfig
 from scmd.progress import TrainingProgress
 from scmd.seeds import derive
 
 CHECKPOINTS, SETTINGS = "checkpoints", "fit.json"
 LOG_SCALE_MAX = math.log(100)
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a teacher is fitted."""
-
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="data", metavar="DATA")] = ""
-    """A folder domain/class/image, or a CSV manifest."""
-    model: str = DEFAULT_TEACHER
-    """What to start from: open_clip's NAME/TAG, hf-hub:OWNER/NAME, a folder in open_clip's
-    format; with --from-scratch also NAME, or a JSON file with model_cfg and preprocess_cfg."""
-    from_scratch: bool = False
-    """Draw the weights at random."""
-    image_tower_weights: Path | None = None
-    """Start the image tower, a timm model, from this file."""
-    domains: tuple[str, ...] = ()
-    """Fit on these domains only. Default: all."""
-    classes: ClassPolicy = "strict"
-    """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
-    captions: tuple[str, ...] = (
-        "a {domain} of a {class}",
-        "a {class}",
-        "this is a photo of a {class}",
-    )
-    """Templates; one is drawn for every image and step."""
-    class_names: Path | None = None
-    """TOML or JSON that maps classes to what captions call them."""
-    interpolate: float = 1.0
-    """α of WiSE-FT: 1 keeps the fitted weights, 0 those it started from."""
-    steps: int = 1000
-    """Optimizer steps."""
-    batch_per_domain: int = 32
-    """Images of each domain in a step."""
-    lr: float = 1e-5
-    """Learning rate of AdamW at its peak; it rises over a tenth of the steps, then falls to 0."""
-    weight_decay: float = 0.1
-    """Of AdamW; not for biases, norms and scales."""
-    freeze_batch_norm: bool = False
-    """Keep the running statistics of batch norm as they are."""
-    flip: bool = True
-    """Mirror images by chance; off where left and right matter."""
-    half: bool = False
-    """Store the weights in fp16."""
-    holdout: float = 0.2
-    """Part of every domain that is not trained on, to score the result."""
-    seed: int = 0
-    """Of split, weights, order, captions and augmentation."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints."""
-    workers: int = 2
-    """Processes that decode and augment."""
-
-    def __post_init__(self) -> None:
-        check_captions(self.captions)
-        for name in ("steps", "batch_per_domain", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 1")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 0")
-        if not 0 <= self.interpolate <= 1:
-            raise ScmdError(f"interpolate = {self.interpolate}: give a number in [0, 1]")
-        if not 0 < self.lr < math.inf:
-            raise ScmdError(f"lr = {self.lr}: give a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ScmdError(f"weight_decay = {self.weight_decay}: give a number from 0")
-        if not 0 < self.holdout < 1:
-            raise ScmdError(f"holdout = {self.holdout}: give a number between 0 and 1")
 
 
 def fit_teacher(

@@ -1,9 +1,16 @@
-"""Settings of the machine that make training faster and change no result."""
+"""The machine: its allocator, its devices and processes."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from scmd.errors import ScmdError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -23,3 +30,28 @@ def keep_memory() -> bool:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
     taken = [mallopt(option, value) == 1 for option, value in settings]
     return all(taken)
+
+
+def open_accelerator(
+    precision: Literal["fp32", "bf16", "fp16"], device: Literal["auto", "cpu"]
+) -> Accelerator:
+    """Devices, processes and precision of a run.
+
+    Raises:
+        ScmdError: The device cannot compute in that precision.
+    """
+    # Accelerate keeps its state for the life of the process and refuses a second run that wants
+    # another precision or device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    try:
+        accelerator = Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu
+        )
+        if precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError("fp16 needs a GPU")
+    except ValueError as error:
+        raise ScmdError(
+            f"--precision {precision} cannot be had on this device: {error}. Pass --precision fp32"
+        ) from error
+    return accelerator

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from scmd.build import Roles
 from scmd.config import RunConfig
@@ -23,6 +21,7 @@ from scmd.methods import Method
 from scmd.models.teacher import CLIPTeacher, seen_domains
 from scmd.records import read_metrics
 from scmd.report.plots import plot_confusion, plot_curves
+from scmd.report.tables import domain_table
 from scmd.run_folder import METRICS, SUMMARY
 
 PACKAGES = ("scmd", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
@@ -118,21 +117,8 @@ def finish(
 
 def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
     """The summary, for a person."""
-    table = Table(title=f"{summary['method']}: accuracy of the chosen weights")
-    for name in ("domain", "role", "images", "accuracy", "95 % interval", "macro", "ECE"):
-        table.add_column(name, justify="left" if name in ("domain", "role") else "right")
-    for domain, result in summary["results"].items():
-        low, high = result["interval"]
-        table.add_row(
-            Text(domain),
-            result["role"],
-            f"{result['n']:,}",
-            f"{result['accuracy']:.3f}",
-            f"{low:.3f} – {high:.3f}",
-            f"{result['macro_accuracy']:.3f}",
-            f"{result['ece']:.3f}",
-        )
-    console.print(table)
+    title = f"{summary['method']}: accuracy of the chosen weights"
+    console.print(domain_table(summary["results"], title))
     target = summary["results"].get(summary["target"], {})
     if "domainbed_part" in target:
         part = target["domainbed_part"]

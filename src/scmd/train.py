@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -32,7 +30,7 @@ from scmd.errors import ScmdError, ScmdWarning
 from scmd.estimate import estimate
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
 from scmd.files import read_json
-from scmd.machine import keep_memory
+from scmd.machine import keep_memory, open_accelerator
 from scmd.models.student import evaluating
 from scmd.progress import TrainingProgress
 from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
@@ -100,7 +98,7 @@ class Run:
     def __init__(self, config: RunConfig, roles: Roles, out: Path, console: Console) -> None:
         self.config, self.roles, self.out, self.console = config, roles, out, console
         settings = config.training
-        self.accelerator = _accelerator(config)
+        self.accelerator = open_accelerator(settings.precision, settings.device)
         check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
         self.device = self.accelerator.device
         self.method = build_method(config, roles.data.classes)
@@ -335,22 +333,3 @@ def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:
             f"({', '.join(f'{name} {value:.4g}' for name, value in parts.items())}; "
             f"samples {ids}, ...). Lower --lr; the last checkpoint is kept"
         )
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    settings = config.training
-    # Accelerate keeps its state for the life of the process and refuses a second run that wants
-    # another precision or device.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    precision = "no" if settings.precision == "fp32" else settings.precision
-    on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
-    try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
-        if precision == "fp16" and accelerator.device.type == "cpu":
-            raise ValueError("fp16 needs a GPU")
-    except ValueError as error:
-        raise ScmdError(
-            f"--precision {settings.precision} cannot be had on this device: {error}. "
-            "Pass --precision fp32"
-        ) from error
-    return accelerator

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from scmd.data.folder import DomainImages, load_domains
 from scmd.data.loader import evaluation_batches
@@ -18,6 +16,7 @@ from scmd.errors import ScmdError
 from scmd.evaluate import EVALUATION_BATCH, collect_logits, measure
 from scmd.machine import keep_memory
 from scmd.models.teacher import TeacherConfig, load_teacher
+from scmd.report.tables import class_table, domain_table
 
 
 def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
         logits = collect_logits(model, batches, device)
         results[domain] = measure(logits, torch.from_numpy(labels[rows]).long(), model.classes)
         if domain in model.description.get("trained_on", ()):
-            results[domain]["role"] = "a source: the model was trained on most of it"
+            results[domain]["role"] = "a source: trained on most of it"
     return {"model": str(run), "data": str(path), "results": results}
 
 
@@ -93,35 +92,8 @@ def evaluate_teacher(
     return {"model": config.name, "data": str(data.source), "results": results}
 
 
-def print_results(results: dict[str, Any], console: Console, per_class: bool = True) -> None:
+def print_results(results: dict[str, Any], console: Console) -> None:
     """A table of domains, and one of classes."""
-    table = Table(title=Text(f"{results['model']} on {results['data']}"))
-    table.add_column("domain")
-    for name in ("images", "accuracy", "95 % interval", "macro", "ECE"):
-        table.add_column(name, justify="right")
-    for domain, result in results["results"].items():
-        low, high = result["interval"]
-        role = f" ({result['role']})" if "role" in result else ""
-        table.add_row(
-            Text(domain + role),
-            f"{result['n']:,}",
-            f"{result['accuracy']:.3f}",
-            f"{low:.3f} – {high:.3f}",
-            f"{result['macro_accuracy']:.3f}",
-            f"{result['ece']:.3f}",
-        )
-    console.print(table)
-    if per_class:
-        console.print(_class_table(results["results"]))
-
-
-def _class_table(results: dict[str, Any]) -> Table:
-    table = Table(title="accuracy per class")
-    table.add_column("class")
-    for domain in results:
-        table.add_column(Text(domain), justify="right")
-    names = dict.fromkeys(name for result in results.values() for name in result["per_class"])
-    for name in names:
-        cells = (result["per_class"].get(name) for result in results.values())
-        table.add_row(Text(name), *(f"{cell['accuracy']:.3f}" if cell else "" for cell in cells))
-    return table
+    title = f"{results['model']} on {results['data']}"
+    console.print(domain_table(results["results"], title))
+    console.print(class_table(results["results"]))

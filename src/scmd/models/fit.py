@@ -8,7 +8,7 @@ et al., CVPR 2023, arXiv:2212.00638), and may be interpolated with the weights t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,18 +64,6 @@ def contrastive(
 def caption(template: str, class_name: str, domain: str) -> str:
     """A template with ``{class}`` and, if it likes, ``{domain}``, filled with readable names."""
     return template.replace("{class}", class_name).replace("{domain}", readable(domain))
-
-
-def check_captions(templates: Sequence[str]) -> None:
-    """Raise a ScmdError unless every template says where the class goes."""
-    if not templates:
-        raise ScmdError("no caption. Give at least one, e.g. --captions 'a {class}'")
-    for template in templates:
-        if "{class}" not in template:
-            raise ScmdError(
-                f"caption {template!r} does not say where the class goes. Put {{class}} into it, "
-                "e.g. 'a {domain} of a {class}'"
-            )
 
 
 def open_start(name: str, from_scratch: bool, image_tower_weights: Path | None = None) -> Start:
