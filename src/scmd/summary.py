@@ -76,7 +76,7 @@ def finish(
     for domain in roles.sources:
         rows = roles.rows(domain, "holdout")
         summary["results"][domain] = {
-            "role": "source holdout (chose the step)",
+            "role": "source holdout",
             **_measure(model, roles, rows, config),
         }
     if roles.target:
@@ -131,7 +131,7 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
     selection = summary["model_selection"]
     console.print(
         f"chosen: step {selection['step']}, {selection['rule']} "
-        f"({selection['holdout_accuracy']:.3f})"
+        f"({selection['holdout_accuracy']:.3f}; as it chose, a little too high)"
     )
     for name, costs in summary["cost"].items():
         console.print(

@@ -52,7 +52,7 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
         logits = collect_logits(model, batches, device)
         results[domain] = measure(logits, torch.from_numpy(labels[rows]).long(), model.classes)
         if domain in model.description.get("trained_on", ()):
-            results[domain]["role"] = "a source: trained on most of it"
+            results[domain]["role"] = "trained on"
     return {"model": str(run), "data": str(path), "results": results}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -16,12 +17,12 @@ def domain_table(results: Mapping[str, Any], title: str) -> Table:
         results: Per domain, what ``scmd.evaluate.measure`` says, and perhaps its ``role``.
         title: Above the table.
     """
-    table = Table(title=Text(title))
+    table = Table(title=Text(title), box=SIMPLE, collapse_padding=True)
     with_role = any("role" in result for result in results.values())
     for name in ("domain", "role") if with_role else ("domain",):
         table.add_column(name)
     for name in ("images", "accuracy", "95 % interval", "macro", "ECE"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for domain, result in results.items():
         low, high = result["interval"]
         table.add_row(
@@ -38,7 +39,7 @@ def domain_table(results: Mapping[str, Any], title: str) -> Table:
 
 def class_table(results: Mapping[str, Any]) -> Table:
     """A row per class, a column per domain."""
-    table = Table(title="accuracy per class")
+    table = Table(title="accuracy per class", box=SIMPLE, collapse_padding=True)
     table.add_column("class")
     for domain in results:
         table.add_column(Text(domain), justify="right")
