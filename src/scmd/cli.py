@@ -18,6 +18,7 @@ COMMANDS = {
     "teacher fit": "Fit a teacher of one's own to labelled images.",
     "teacher eval": "Zero-shot accuracy of a teacher, per domain and class.",
     "data digits": "Write the embedded data set: handwritten digits in four styles.",
+    "data halves": "Halve a data set: one half for a teacher, one for its students.",
     "data check": "Look for bad, duplicate and misplaced images.",
 }
 

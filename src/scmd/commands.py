@@ -127,6 +127,22 @@ class DataCheckCommand:
 
 
 @dataclass(frozen=True)
+class DataHalvesCommand:
+    """Halve a data set at random, so that a teacher can be fitted on one half and students on the
+    other. Every class of every domain is halved; equal pictures stay together.
+    """
+
+    data: tyro.conf.Positional[str]
+    """A folder domain/class/image or a CSV manifest."""
+    out: Path
+    """Folder for the two manifests, a.csv and b.csv."""
+    classes: ClassPolicy = "strict"
+    """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
+    seed: int = 0
+    """Of the choice."""
+
+
+@dataclass(frozen=True)
 class DemoCommand:
     """Run ERM, KD and SCMD on handwritten digits that come with the package, and compare them."""
 
@@ -245,6 +261,21 @@ def data_check(command: DataCheckCommand) -> int:
     return 1 if report.errors else 0
 
 
+def data_halves(command: DataHalvesCommand) -> int:
+    """``scmd data halves``."""
+    from scmd.data.folder import load_domains
+    from scmd.data.halves import write_halves
+    from scmd.progress import counting
+
+    data = load_domains(command.data, command.classes, one_is_enough=True)
+    with counting(Console(stderr=True), "comparing") as progress:
+        manifests = write_halves(data, command.out, command.seed, progress)
+    for manifest in manifests:
+        half = load_domains(manifest, "union", one_is_enough=True)
+        print(f"{manifest}: {len(half):,} images of {len(half.domains)} domains")
+    return 0
+
+
 _COMMANDS = {
     "demo": (DemoCommand, demo),
     "train": (TrainCommand, train),
@@ -253,6 +284,7 @@ _COMMANDS = {
     "teacher eval": (TeacherEvalCommand, teacher_eval),
     "teacher fit": (TeacherFitCommand, teacher_fit),
     "data digits": (DataDigitsCommand, data_digits),
+    "data halves": (DataHalvesCommand, data_halves),
     "data check": (DataCheckCommand, data_check),
 }
 
