@@ -272,7 +272,7 @@ def test_training_warns_where_the_teacher_has_seen_the_target(config, images, tm
         teacher=TeacherConfig(str(tmp_path / "teacher")),
     )
     with pytest.warns(ScmdWarning, match="was fitted on images of the target 'photo'"):
-        build_method(run, ("cat", "dog"))
+        build_method(run, ("cat", "dog"), 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScmdWarning)
-        build_method(replace(run, data=replace(run.data, target="art")), ("cat", "dog"))
+        build_method(replace(run, data=replace(run.data, target="art")), ("cat", "dog"), 2)

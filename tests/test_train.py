@@ -181,7 +181,7 @@ def test_first_decisions_are_those_of_the_initial_student(images, clip_folder, t
     config = config_for(images, clip_folder)
     train(config, tmp_path / "run", console=QUIET)
     roles = assign_roles(config)
-    method = build_method(config, roles.data.classes)
+    method = build_method(config, roles.data.classes, len(roles.sources))
     from scmd.data.loader import DomainBatches, training_batches
 
     batches = DomainBatches(roles.data, roles.train_rows(), 4, 0, 0, 1)

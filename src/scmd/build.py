@@ -99,7 +99,7 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     return roles
 
 
-def build_method(config: RunConfig, classes: tuple[str, ...]) -> Method:
+def build_method(config: RunConfig, classes: tuple[str, ...], num_domains: int) -> Method:
     """The method with its student, and its teacher where it needs one.
 
     Weights that are not loaded are drawn from a generator seeded by the run's seed, so that all
@@ -119,7 +119,7 @@ def build_method(config: RunConfig, classes: tuple[str, ...]) -> Method:
             )
     torch.manual_seed(config.training.seed)
     backbone = create_backbone(config.student, config.data.image_size)
-    return method(backbone, teacher, config.hparams, len(classes))
+    return method(backbone, teacher, config.hparams, len(classes), num_domains)
 
 
 def batch_size_in_pixels(config: RunConfig, method: Method) -> int:

@@ -101,7 +101,7 @@ class Run:
         self.accelerator = open_accelerator(settings.precision, settings.device)
         check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
         self.device = self.accelerator.device
-        self.method = build_method(config, roles.data.classes)
+        self.method = build_method(config, roles.data.classes, len(roles.sources))
         self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.method.needs_teacher and isinstance(self.method.teacher, nn.Module):
             self.method.teacher.to(self.device)

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
+from scmd.methods.search import Choice, SearchSpace
 from scmd.models.teacher import Teacher
 from scmd.selection import Decisions
 
@@ -72,10 +74,15 @@ class Method(nn.Module):
         teacher: See ``scmd.Teacher``; None for a method that asks none.
         config: Its hyper-parameters, of the class's own ``Config``.
         num_classes: C; may be left out where the teacher's text embeddings tell it.
+        num_domains: D, the number of sources; only methods that tell domains apart need it.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     needs_teacher: ClassVar[bool] = True
+    search_space: ClassVar[SearchSpace] = {
+        "lr": Choice((3e-5, 5e-5)),
+        "weight_decay": Choice((1e-4, 1e-6)),
+    }
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class Method(nn.Module):
         teacher: Teacher | None,
         config: Any = None,
         num_classes: int | None = None,
+        num_domains: int | None = None,
     ) -> None:
         super().__init__()
         if self.needs_teacher and teacher is None:
@@ -97,6 +105,8 @@ class Method(nn.Module):
                 f"student is to have {num_classes}"
             )
         self.config = config if config is not None else self.Config()
+        self.num_classes = num_classes
+        self._num_domains = num_domains
         self._teacher = Held(teacher)
         self.backbone = backbone
         self.classifier = linear(backbone, num_classes)
@@ -107,6 +117,24 @@ class Method(nn.Module):
         if self._teacher.value is None:
             raise ScmdError(f"{type(self).__name__} was built without a teacher")
         return self._teacher.value
+
+    @property
+    def num_domains(self) -> int:
+        """D; a method that tells domains apart has to be told."""
+        if self._num_domains is None:
+            raise ScmdError(f"{type(self).__name__} needs num_domains, the number of sources")
+        return self._num_domains
+
+    @torch.no_grad()
+    def teacher_embeddings(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        """The teacher's image embeddings, L2-normalised: [B, E]. Arguments as for its logits."""
+        embeddings = getattr(self.teacher, "embeddings", None)
+        if embeddings is None:
+            raise ScmdError(
+                f"{type(self).__name__} needs a teacher with embeddings(images, sample_ids); "
+                f"{type(self.teacher).__name__} has none"
+            )
+        return embeddings(images, sample_ids)
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float) -> Output:

@@ -6,12 +6,14 @@ Source: Hinton, Vinyals and Dean, arXiv:1503.02531; here with CLIP's zero-shot l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from scmd.data.loader import Batch
 from scmd.losses import classification, logit_distillation
 from scmd.methods.base import Method, MethodConfig, Output
+from scmd.methods.search import SearchSpace, Uniform
 from scmd.models.images import as_float
 
 
@@ -35,6 +37,11 @@ class KD(Method):
 
     Config = KDConfig
     config: KDConfig
+    search_space: ClassVar[SearchSpace] = {
+        **Method.search_space,
+        "lambda1": Uniform(0.5, 1),
+        "temperature": Uniform(2, 5),
+    }
 
     def forward(self, batch: Batch, progress: float) -> Output:
         """L_CE + λ1 L_logits."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from scmd.losses import (
     sample_cross_entropy,
 )
 from scmd.methods.base import Method, MethodConfig, Output, linear
+from scmd.methods.search import Choice, SearchSpace, Uniform
 from scmd.models.images import as_float
 from scmd.models.student import evaluating
 from scmd.models.teacher import Teacher
@@ -66,6 +67,14 @@ class SCMD(Method):
 
     Config = SCMDConfig
     config: SCMDConfig
+    search_space: ClassVar[SearchSpace] = {
+        **Method.search_space,
+        "lambda1": Uniform(0.5, 1),
+        "lambda2": Uniform(0.5, 1),
+        "temperature": Uniform(2, 5),
+        "selection.fraction": Choice((0.2, 0.25, 0.3)),
+        "selection.last_fraction": Uniform(0.2, 0.4),
+    }
 
     def __init__(
         self,
@@ -73,8 +82,9 @@ class SCMD(Method):
         teacher: Teacher | None,
         config: SCMDConfig | None = None,
         num_classes: int | None = None,
+        num_domains: int | None = None,
     ) -> None:
-        super().__init__(backbone, teacher, config, num_classes)
+        super().__init__(backbone, teacher, config, num_classes, num_domains)
         embedding_size = self.teacher.text_embeddings.shape[1]
         self.projection = linear(backbone, embedding_size, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))

@@ -102,10 +102,17 @@ class CLIPTeacher(nn.Module):
     @torch.no_grad()
     def normalized_logits(self, pixels: Tensor) -> Tensor:
         """The same for input that is resized and normalised already: [B, 3, size, size]."""
-        embeddings = self.model.encode_image(pixels, normalize=True).float()
+        return self._opinion(self.model.encode_image(pixels, normalize=True))
+
+    @torch.no_grad()
+    def embeddings(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
+        """φ_img(x), L2-normalised: float32 [B, E]. Arguments as for ``logits``."""
+        return self.model.encode_image(self.normalize(images), normalize=True).float()
+
+    def _opinion(self, embeddings: Tensor) -> Tensor:
         # Autocast would multiply in half precision, where logits near 25 are 1/8 apart.
-        with torch.autocast(pixels.device.type, enabled=False):
-            return self.model.logit_scale.exp() * embeddings @ self.text_embeddings.T
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.model.logit_scale.exp() * embeddings.float() @ self.text_embeddings.T
 
 
 def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
