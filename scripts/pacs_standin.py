@@ -12,7 +12,7 @@ the holdout of its sources. Stopped and started again, the script goes on where 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scmd.averaging import AverageConfig
+from scmd.cache import Shared
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.data.folder import load_domains
 from scmd.data.halves import NAMES, write_halves
@@ -97,6 +98,7 @@ class Study:
     weights: Path
     steps: int
     report_only: bool
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def half(self) -> Path:
@@ -127,7 +129,7 @@ class Study:
             ),
             average=AverageConfig(average_start=self.steps // 3),
         )  # fmt: skip
-        train(config, folder, resume=folder.exists(), console=Console(quiet=True))
+        train(config, folder, folder.exists(), Console(quiet=True), self.shared)
         print(f"done: {folder.name}", flush=True)
 
     def holdout(self, choice: Choice, target: str, seed: int = 0) -> float | None:

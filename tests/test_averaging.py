@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Literal
 
 import pytest
@@ -8,13 +9,15 @@ import torch
 from torch import Tensor
 from toys import ToyBackbone, ToyTeacher, make_batch
 
-from scmd.averaging import Average, AverageConfig
+from scmd.averaging import Average, AverageConfig, reestimate_batch_norm
 from scmd.errors import ScmdError
 from scmd.methods import SCMD
 from scmd.methods.scmd import SCMDConfig
 
-Kind = Literal["sma", "ema", "none", "sma-released"]
+Kind = Literal["sma", "ema", "swad", "none", "sma-released"]
 STEPS = 7
+LOSSES = [math.nan, 3.0, 2.0, 2.1, 2.2, 5.0, 2.0, 2.0]
+"""Of the holdout after steps 1, 2, ...: a valley from step 2 on, step 5 included."""
 
 
 def method_for_test(seed: int = 0) -> SCMD:
@@ -41,6 +44,7 @@ class Training:
             self.optimizer.step()
             self.method.after_step()
             self.average.update(step)
+            self.average.scored(LOSSES[step])
             self.recorded.append(weights(self.method))
 
     def mean(self, first: int) -> dict[str, Tensor]:
@@ -144,7 +148,87 @@ def test_none_is_always_the_live_network():
     assert run.average.state_dict() == {}
 
 
-@pytest.mark.parametrize("kind", ["sma", "ema", "sma-released", "none"])
+def test_swad_is_there_at_the_end_and_not_before():
+    run = start("swad")
+    run.run(*range(1, STEPS + 1))
+    assert run.average.chooses
+    assert run.average.model is run.method
+    run.average.finish()
+    assert run.average.model is not run.method
+    assert_equal(weights(run.average.model), run.mean(2))
+    assert not any(module.training for module in run.average.model.modules())
+    assert not any(parameter.requires_grad for parameter in run.average.model.parameters())
+    assert run.average.model.teacher is run.method.teacher
+
+
+def test_swad_has_the_running_statistics_of_the_end_of_its_valley():
+    run = start("swad", swad_converge=1, swad_tolerance=1, swad_tolerance_ratio=0.5)
+    run.run(1)
+    expected = {name: value.clone() for name, value in run.method.named_buffers()}
+    run.average.scored(99.0)  # no segment has ended: it counts for nothing
+    run.method.get_submodule("backbone.norm").reset_running_stats()  # type: ignore[operator]
+    for step in range(2, 5):
+        run.average.update(step)
+        run.average.scored(99.0)
+    run.average.finish()
+    for name, value in run.average.model.named_buffers():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_finished_swad_continues_to_the_bit():
+    run = start("swad")
+    run.run(*range(1, STEPS + 1))
+    run.average.finish()
+    other = Average(method_for_test(seed=9), AverageConfig(average="swad"))
+    other.load_state_dict(copy.deepcopy(run.average.state_dict()))
+    assert other.model is not other._live
+    for name, value in run.average.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["sma", "ema", "none", "sma-released"])
+def test_the_other_averages_do_not_look_at_losses_and_need_no_end(kind: Kind):
+    run = start(kind)
+    run.run(*range(1, STEPS + 1))
+    before = weights(run.average.model)
+    run.average.finish()
+    assert not run.average.chooses
+    assert all(torch.equal(w, before[name]) for name, w in weights(run.average.model).items())
+
+
+def test_batch_norm_is_reestimated_where_it_is_not_frozen():
+    backbone = ToyBackbone(batch_norm=True, dropout=0.5).eval()
+    norm = backbone.norm
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    norm.running_mean = torch.full((6,), 50.0)
+    batches = [make_batch(seed).images / 255 for seed in range(3)]
+    features = [backbone.linear(images.flatten(1)) for images in batches]
+    momentum = norm.momentum
+    reestimate_batch_norm(backbone, batches)
+    torch.testing.assert_close(
+        norm.running_mean, torch.stack([f.mean(0) for f in features]).mean(0)
+    )
+    torch.testing.assert_close(norm.running_var, torch.stack([f.var(0) for f in features]).mean(0))
+    assert norm.momentum == momentum
+    assert not any(module.training for module in backbone.modules())
+
+
+def test_frozen_batch_norm_keeps_what_it_has():
+    class Frozen(ToyBackbone):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+    backbone = Frozen(batch_norm=True).train()
+    before = copy.deepcopy(backbone.state_dict())
+    reestimate_batch_norm(backbone, [make_batch().images / 255])
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert backbone.training
+    assert not backbone.norm.training
+
+
+@pytest.mark.parametrize("kind", ["sma", "ema", "swad", "sma-released", "none"])
 @pytest.mark.parametrize("stop", [1, 3, 5])  # before the average begins, at its start, later
 def test_a_state_dict_continues_to_the_bit(kind: Kind, stop: int):
     whole = start(kind, ema_decay=0.7)
@@ -161,14 +245,18 @@ def test_a_state_dict_continues_to_the_bit(kind: Kind, stop: int):
     second.optimizer.load_state_dict(saved[1])
     second.average.load_state_dict(saved[2])
     second.run(*range(stop + 1, STEPS + 1))
+    whole.average.finish()
+    second.average.finish()
     for name, value in second.average.model.state_dict().items():
         assert torch.equal(value, whole.average.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("kind", ["sma", "ema", "sma-released"])
+@pytest.mark.parametrize("kind", ["sma", "ema", "swad", "sma-released"])
 def test_the_teacher_is_neither_copied_nor_saved(kind: Kind):
     run = start(kind, average_start=1)
-    run.run(1, 2)
+    run.run(1, 2, 3, 4)
+    assert not any("teacher" in name or "table" in name for name in run.average.state_dict())
+    run.average.finish()
     model = run.average.model
     assert model is not run.method
     assert model.teacher is run.method.teacher
@@ -189,6 +277,10 @@ def test_the_averaged_network_predicts_and_is_not_trained():
     ("settings", "message"),
     [
         ({"average_start": 0}, "average_start = 0: give a whole number from 1"),
+        ({"swad_converge": 0}, "swad_converge = 0: give a whole number from 1"),
+        ({"swad_tolerance": 0}, "swad_tolerance = 0"),
+        ({"swad_tolerance_ratio": -0.1}, "swad_tolerance_ratio = -0.1: give a number from 0"),
+        ({"swad_tolerance_ratio": float("nan")}, "swad_tolerance_ratio = nan"),
         ({"ema_decay": 1.0}, "ema_decay = 1.0"),
         ({"ema_decay": -0.1}, "ema_decay = -0.1"),
     ],

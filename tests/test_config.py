@@ -53,7 +53,9 @@ def test_a_configuration_survives_its_file(file: Path, preset: str, method: str)
 def test_every_setting_survives_its_file(file: Path):
     config = RunConfig(
         method="scmd",
-        data=DataConfig("a folder", "sketch", "union", 0.3, 96, True, False, True, True),
+        data=DataConfig(
+            "a folder", "sketch", ("photo",), "union", 0.3, 96, True, False, True, True
+        ),
         student=StudentConfig(
             "test_vit", Path("w.pt"), False, ("a=1", "b=x"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False
         ),
@@ -65,10 +67,10 @@ def test_every_setting_survives_its_file(file: Path):
         ),
         hparams=SCMDConfig(
             1e-4, 1e-6, True, 0.7, 0.8, 2.5, 2e-4,
-            SelectionConfig("random", 0.25, "domain", 0.1, 0.3, "fp32"),
+            SelectionConfig("random", 0.25, "domain", 0.1, 0.3, "fp32"), 2.0,
         ),
-        training=TrainingConfig(7, 8, 9, 10, 11, 12, "bf16", 0, "cpu"),
-        average=AverageConfig("ema", 5, 0.9),
+        training=TrainingConfig(7, 8, 9, 10, 11, True, 12, "bf16", 0, "cpu"),
+        average=AverageConfig("ema", 5, 0.9, 4, 5, 0.2),
     )  # fmt: skip
     defaults = RunConfig()
     for section in dataclasses.fields(config):
@@ -213,7 +215,7 @@ def test_an_empty_file_changes_nothing(file: Path):
         ("[student]\nmean = [0.5, 0.5]", "student.mean"),
         ('[student]\nargs = "a=1"', "student.args = 'a=1'"),
         ('method = "smcd"', "there is no method 'smcd'. Did you mean 'scmd'?"),
-        ('method = "zzz"', "there is no method 'zzz'. Choose from erm, kd, scmd"),
+        ('method = "zzz"', f"there is no method 'zzz'. Choose from {', '.join(METHODS)}"),
         ("method = 3", "there is no method '3'"),
         ("[training\n", "is not TOML"),
         ("a = 1\na = 2", "is not TOML"),

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from toys import CLASSES, EMBEDDING, FEATURES, ToyBackbone, ToyTeacher, make_bat
 from scmd.averaging import Average, AverageConfig
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
+from scmd.losses import focal_classification, logit_distillation, sample_distillation
 from scmd.methods import ERM, KD, METHODS, SCMD, Method, MethodConfig
+from scmd.methods.ablations import ABLATIONS
 from scmd.methods.base import Output
 from scmd.methods.kd import KDConfig
 from scmd.methods.scmd import LOG_SCALE_MAX, SCMDConfig
@@ -339,6 +342,118 @@ def test_scope_domain_keeps_of_every_domain():
     assert torch.bincount(batch.domains[kept]).tolist() == [2, 2, 2, 2]
 
 
+# Ablations.
+
+
+def test_kd_loss_keeps_the_samples_that_disagree_most_with_the_teacher():
+    teacher, batch = ToyTeacher(), make_batch()
+    method = scmd(teacher=teacher, temperature=2, selection=SelectionConfig(rule="kd-loss"))
+    student = method.predict(batch.images / 255).detach().double().numpy()
+    opinion = teacher.table[batch.sample_ids].detach().double().numpy()
+    p, q = softmax(opinion / 2), softmax(student / 2)
+    expected = 4 * (p * np.log(p / q)).sum(1)
+    losses, kept = decisions(method(batch, SELECTING))
+    np.testing.assert_allclose(losses.double().numpy(), expected, rtol=1e-4)
+    assert set(kept.nonzero().flatten().tolist()) == set(np.argsort(-expected)[:4])
+    assert not torch.equal(kept, decisions(scmd()(batch, SELECTING)).kept)
+    assert not losses.requires_grad
+
+
+def test_kd_loss_asks_the_teacher_once_about_all_and_trains_on_the_kept():
+    teacher, batch = ToyTeacher(), make_batch()
+    method = scmd(ToyBackbone(batch_norm=True), teacher, selection=SelectionConfig(rule="kd-loss"))
+    output = method(batch, SELECTING)
+    ((images, ids, gradient),) = teacher.asked
+    assert torch.equal(ids, batch.sample_ids)
+    assert len(images) == len(batch.images)
+    assert not gradient
+    part = Batch(*(value[decisions(output).kept] for value in batch))
+    whole = method(part, WHOLE)
+    for name in ("loss", "ce", "logits", "cm", "kept"):
+        assert number(output, name) == pytest.approx(number(whole, name), rel=1e-5)
+
+
+def test_kd_loss_records_the_same_kind_of_loss_in_every_step():
+    method = scmd(selection=SelectionConfig(rule="kd-loss"))
+    batch = make_batch()
+    selecting, whole = (decisions(method(batch, progress)) for progress in (SELECTING, WHOLE))
+    torch.testing.assert_close(selecting.losses, whole.losses)
+    assert whole.kept.all()
+
+
+def test_sample_distillation_has_the_mean_that_is_trained_on():
+    student, teacher = torch.randn(2, 9, CLASSES)
+    each = sample_distillation(teacher, student, 3.0)
+    assert each.shape == (9,)
+    torch.testing.assert_close(each.mean(), logit_distillation(teacher, student, 3.0))
+
+
+def test_focal_loss_in_closed_form():
+    # One right class of two with probability p: (1 − p)^γ (−ln p).
+    for p in (0.01, 0.5, 0.99):
+        logits = torch.tensor([[math.log(p / (1 - p)), 0.0]])
+        for gamma in (0.5, 1.0, 2.0):
+            loss = focal_classification(logits, torch.tensor([0]), gamma)
+            assert loss.item() == pytest.approx(-((1 - p) ** gamma) * math.log(p), rel=1e-4)
+
+
+def test_focal_loss_without_its_exponent_is_cross_entropy_to_the_bit():
+    logits, labels = 4 * torch.randn(20, CLASSES), torch.randint(CLASSES, (20,))
+    expected = nn.functional.cross_entropy(logits, labels, reduction="none").mean()
+    assert torch.equal(focal_classification(logits, labels, 0.0), expected)
+    assert focal_classification(logits, labels, 2.0) < expected
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_of_a_certain_sample_has_a_gradient(gamma: float):
+    logits = torch.tensor([[200.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = focal_classification(logits.bfloat16(), torch.tensor([0, 0]), gamma)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[1].abs().sum() > 0
+
+
+def test_focal_loss_takes_the_place_of_cross_entropy():
+    settings = {"lambda1": 0, "lambda2": 0, "focal_gamma": 2.0}
+    method = scmd(**settings, selection=SelectionConfig(rule="all"))
+    batch = make_batch()
+    output = method(batch, SELECTING)
+    p = method.predict(batch.images / 255).softmax(1)[torch.arange(20), batch.labels]
+    assert number(output) == pytest.approx(float(((1 - p) ** 2 * -p.log()).mean().detach()))
+    # The record holds plain cross-entropies, as of every other ablation.
+    torch.testing.assert_close(decisions(output).losses, -p.log().detach())
+
+
+def changed(config: SCMDConfig, changes: Mapping[str, Any]) -> SCMDConfig:
+    for name, value in changes.items():
+        outer, _, inner = name.partition(".")
+        part = getattr(config, outer)
+        config = replace(config, **{outer: replace(part, **{inner: value}) if inner else value})
+    return config
+
+
+@pytest.mark.parametrize("name", list(ABLATIONS))
+def test_an_ablation_is_scmd_with_something_changed(name: str):
+    method_name, changes = ABLATIONS[name]
+    assert METHODS[method_name] is SCMD
+    assert name not in METHODS
+    config = changed(SCMDConfig(), changes)
+    assert config != SCMDConfig()
+    method, batch = SCMD(ToyBackbone(), ToyTeacher(), config).train(), make_batch()
+    output = method(batch, SELECTING)
+    assert number(output, "kept") == (20 if config.selection.rule == "all" else 4)
+    expected = number(output, "ce")
+    expected += config.lambda1 * number(output, "logits") + config.lambda2 * number(output, "cm")
+    assert number(output) == pytest.approx(expected, rel=1e-6)
+    tensor(output).backward()
+    without = {"scmd-no-cm": ["projection.weight", "log_scale"]}.get(name, [])
+    for part, parameter in method.named_parameters():
+        learns = parameter.grad is not None and bool(parameter.grad.any())
+        assert learns == (part not in without), part
+
+
 # The teacher stays outside.
 
 
@@ -432,36 +547,44 @@ def test_one_seed_gives_all_methods_the_same_initial_classifier():
     starts = []
     for method in METHODS.values():
         torch.manual_seed(3)
-        starts.append(method(ToyBackbone(), ToyTeacher()).state_dict())
+        starts.append(method(ToyBackbone(), ToyTeacher(), num_domains=2).state_dict())
     for name in ("backbone.linear.weight", "classifier.weight", "classifier.bias"):
         assert all(torch.equal(start[name], starts[0][name]) for start in starts)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_uint8_and_float_images_give_the_same_loss(name: str):
-    method = METHODS[name](ToyBackbone(), ToyTeacher())
+    method = METHODS[name](ToyBackbone(), ToyTeacher(), num_domains=2)
     batch = make_batch()
     scaled = batch._replace(images=batch.images.float() / 255)
     given = scaled.images.clone()
     for progress in (SELECTING, WHOLE):
-        assert number(method(batch, progress)) == pytest.approx(
-            number(method(scaled, progress)), rel=1e-6
-        )
+        losses = []
+        for images in (batch, scaled):
+            torch.manual_seed(0)  # for methods that draw
+            losses.append(number(method(images, progress)))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert torch.equal(scaled.images, given)
     assert batch.images.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_a_loss_and_its_logged_parts(name: str):
-    method = METHODS[name](ToyBackbone(), ToyTeacher())
-    output = method(make_batch(), SELECTING)
+@pytest.mark.parametrize("name", ["erm", "kd", "scmd"])
+def test_a_loss_is_the_weighted_sum_of_its_parts(name: str):
+    output = METHODS[name](ToyBackbone(), ToyTeacher())(make_batch(), SELECTING)
     weights = {"ce": 1.0, "logits": 0.5, "cm": 0.5}
     parts = {part: number(output, part) for part in weights if part in output}
     assert sum(weights[part] * value for part, value in parts.items()) == pytest.approx(
         number(output), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_of_what_is_logged_the_loss_alone_has_a_gradient(name: str):
+    method = METHODS[name](ToyBackbone(), ToyTeacher(), num_domains=2)
+    output = method(make_batch(), SELECTING)
     scalars = [key for key in output if key != "decisions"]
     assert [key for key in scalars if tensor(output, key).requires_grad] == ["loss"]
+    assert all(tensor(output, key).ndim == 0 for key in scalars)
 
 
 # Parameter groups.
@@ -558,6 +681,7 @@ def test_the_projection_has_no_bias():
         (SCMDConfig, {"lambda2": math.nan}, "lambda2 = nan"),
         (SCMDConfig, {"temperature": -3.0}, "temperature = -3.0"),
         (SCMDConfig, {"lr_scale": 0.0}, "lr_scale = 0.0"),
+        (SCMDConfig, {"focal_gamma": -1.0}, "focal_gamma = -1.0"),
     ],
 )
 def test_settings_out_of_range_are_errors(

@@ -108,13 +108,13 @@ def test_floors(project):
     floors = [
         {"errors", "seeds", "machine", "files", "progress"},
         {"data"},
-        {"models", "losses", "selection"},
+        {"models", "losses", "losses_distillation", "selection"},
         {"methods"},
-        {"averaging", "checkpoint", "config"},
+        {"averaging", "swad", "soup", "checkpoint", "config", "cache"},
         {"build", "evaluate", "efficiency", "records", "run_folder", "report", "deploy"},
-        {"estimate", "summary"},
+        {"estimate", "scoring", "summary"},
         {"train", "fit"},
-        {"demo"},
+        {"demo", "protocol"},
         {"commands"},
         {"cli", "__init__"},
     ]

@@ -34,7 +34,7 @@ def method_of(config: StudentConfig, name: str = "erm") -> Method:
             if isinstance(part, torch.nn.BatchNorm2d):
                 assert part.running_mean is not None
                 part.running_mean.normal_(0, 0.05)
-    method = METHODS[name](backbone, ToyTeacher(), num_classes=len(CLASSES))
+    method = METHODS[name](backbone, ToyTeacher(), num_classes=len(CLASSES), num_domains=2)
     with torch.no_grad():
         method.classifier.weight.mul_(20)
     return method.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -128,10 +128,24 @@ def test_random_keeps_every_sample_equally_often():
     assert counts.max() < 100 + 5 * 8.7
 
 
-def test_other_rules_draw_nothing():
+@pytest.mark.parametrize("rule", ["hardest", "kd-loss", "all"])
+def test_other_rules_draw_nothing(rule: Literal["hardest", "kd-loss", "all"]):
     before = torch.random.get_rng_state()
-    select(torch.rand(8, generator=torch.Generator()), torch.zeros(8), SelectionConfig())
+    config = SelectionConfig(rule=rule)
+    select(torch.rand(8, generator=torch.Generator()), torch.zeros(8), config)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("scope", ["batch", "domain"])
+def test_kd_loss_ranks_what_it_is_given_as_hardest_does(scope: Literal["batch", "domain"]):
+    losses = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    domains = torch.arange(30) % 3
+    kept = [
+        select(losses, domains, SelectionConfig(rule=rule, scope=scope))
+        for rule in ("hardest", "kd-loss")
+    ]
+    assert torch.equal(*kept)
+    assert selecting_steps(10, SelectionConfig(rule="kd-loss", warmup=0.2)) == list(range(2, 8))
 
 
 # Phases.

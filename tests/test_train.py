@@ -17,9 +17,11 @@ import pytest
 import torch
 from rich.console import Console
 
+import scmd.scoring as scoring
 import scmd.train as training
 from scmd.averaging import AverageConfig
 from scmd.build import assign_roles, build_method
+from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint
 from scmd.config import DataConfig, RunConfig, TrainingConfig, save_config
 from scmd.data.splits import domainbed_seed, holdout_keys
@@ -357,7 +359,9 @@ def test_warnings(images, tmp_path, monkeypatch):
         train(late, tmp_path / "late", console=QUIET)
     scores = iter([0.9, 0.9, 0.5, 0.5])
     monkeypatch.setattr(
-        training.Run, "_holdout_scores", lambda self: dict.fromkeys(("a", "b"), next(scores))
+        training.Scorer,
+        "holdout",
+        lambda self, model: (dict.fromkeys(("a", "b"), next(scores)), 0.0),
     )
     monkeypatch.setattr(training.Run, "chance", 0.1)
     with pytest.warns(ScmdWarning, match=r"fell to 0.500, from 0.900 at step 0"):
@@ -382,24 +386,24 @@ def test_checkpoints_keep_the_last_two_and_no_teacher(images, clip_folder, tmp_p
 
 def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
     config = config_for(images, None, "erm")
-    plain = training.Run(config, assign_roles(config), tmp_path, QUIET)
+    plain = training.Run(config, assign_roles(config), tmp_path, QUIET, Shared(0))
     augmented_config = replace(config, data=replace(config.data, augment_holdout=True))
-    augmented = training.Run(augmented_config, assign_roles(config), tmp_path, QUIET)
+    augmented = training.Run(augmented_config, assign_roles(config), tmp_path, QUIET, Shared(0))
     seen = []
-    collect = training.collect_logits
+    collect = scoring.collect_logits
 
     def spy(predict, batches, device):
         batches = list(batches)
         seen.append(torch.cat(batches))
         return collect(predict, batches, device)
 
-    training.collect_logits = spy
+    scoring.collect_logits = spy
     try:
-        plain._holdout_scores()
-        augmented._holdout_scores()
-        augmented._holdout_scores()
+        plain.scorer.holdout(plain.method)
+        augmented.scorer.holdout(augmented.method)
+        augmented.scorer.holdout(augmented.method)
     finally:
-        training.collect_logits = collect
+        scoring.collect_logits = collect
     from scmd.data.loader import evaluation_batches
 
     roles = plain.roles
@@ -411,9 +415,9 @@ def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
 
 def test_batch_carries_the_larger_of_both_sizes(images, clip_folder, tmp_path):
     config = config_for(images, clip_folder)
-    assert training.Run(config, assign_roles(config), tmp_path, QUIET).size == 32
+    assert training.Run(config, assign_roles(config), tmp_path, QUIET, Shared(0)).size == 32
     large = replace(config, data=replace(config.data, image_size=40))
-    assert training.Run(large, assign_roles(large), tmp_path, QUIET).size == 40
+    assert training.Run(large, assign_roles(large), tmp_path, QUIET, Shared(0)).size == 40
 
 
 def test_class_balanced_draws_classes_equally(image_folder, tmp_path, clip_folder):

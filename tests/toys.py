@@ -45,11 +45,16 @@ class ToyTeacher(nn.Module):
         texts = torch.randn(CLASSES, EMBEDDING, generator=generator)
         self.text_embeddings: Tensor = nn.Parameter(F.normalize(texts, dim=-1))
         self.table: Tensor = nn.Parameter(4 * torch.randn(samples, CLASSES, generator=generator))
+        pictures = torch.randn(samples, EMBEDDING, generator=generator)
+        self.image_table: Tensor = nn.Parameter(F.normalize(pictures, dim=-1))
         self.asked: list[tuple[Tensor, Tensor, bool]] = []
 
     def logits(self, images: Tensor, sample_ids: Tensor) -> Tensor:
         self.asked.append((images, sample_ids, torch.is_grad_enabled()))
         return self.table[sample_ids]
+
+    def embeddings(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        return self.image_table[sample_ids]
 
 
 def make_batch(seed: int = 0, size: int = 20, domains: int = 2) -> Batch:

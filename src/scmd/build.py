@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,13 @@ from scmd.data.splits import holdout_mask
 from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.methods import Method
 from scmd.models.student import create_backbone
-from scmd.models.teacher import CLIPTeacher, load_teacher, seen_domains
+from scmd.models.teacher import (
+    CLIPTeacher,
+    Teacher,
+    TeacherConfig,
+    load_teacher,
+    seen_domains,
+)
 from scmd.progress import counting
 
 logger = logging.getLogger(__name__)
@@ -33,7 +40,16 @@ class Roles:
     target: str | None
     """The domain measured on and never trained on."""
     split: np.ndarray
-    """Per sample: train, holdout, target, target-holdout or bad. str [N]."""
+    """Per sample: train, holdout, target, target-holdout, left-out or bad. str [N]."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Further domains that are only measured."""
+        return tuple(
+            domain
+            for domain in self.data.domains
+            if domain not in self.sources and domain != self.target
+        )
 
     def rows(self, domain: str, *splits: str) -> np.ndarray:
         """The rows of a domain that are in any of the splits: int64 [n]."""
@@ -65,17 +81,22 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
             "tell apart. Add a class"
         )
     target = resolve_domain(data, config.data.target) if config.data.target else None
-    sources = tuple(domain for domain in data.domains if domain != target)
+    left_out = [resolve_domain(data, name) for name in config.data.also_held_out]
+    sources = tuple(d for d in data.domains if d != target and d not in left_out)
     if not sources:
         raise ScmdError(
-            f"{data.source} has no domain but the target {target!r}, so there is nothing to train "
-            "on. Leave --target out, or add domains"
+            f"{data.source} has no domain but what is held out "
+            f"({', '.join(filter(None, [target, *left_out]))}), so there is nothing to train on. "
+            "Hold out fewer, or add domains"
         )
     held_out = holdout_mask(data, config.data.holdout, config.training.seed)
     split = np.where(held_out, "holdout", "train").astype("<U14")
     if target:
         rows = data.rows(target)
         split[rows] = np.where(held_out[rows], "target-holdout", "target")
+    for domain in left_out:
+        if domain != target:
+            split[data.rows(domain)] = "left-out"
     scored = None if config.data.skip_bad else np.flatnonzero(split != "train")
     with counting(console, "decoding") as progress:
         bad = check_images(data, progress, scored).bad_rows
@@ -99,8 +120,13 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     return roles
 
 
-def build_method(config: RunConfig, classes: tuple[str, ...], num_domains: int) -> Method:
-    """The method with its student, and its teacher where it needs one.
+def build_method(
+    config: RunConfig,
+    classes: tuple[str, ...],
+    num_domains: int,
+    load: Callable[[TeacherConfig, tuple[str, ...]], Teacher] = load_teacher,
+) -> Method:
+    """The method with its student, and its teacher, if it needs one, from ``load``.
 
     Weights that are not loaded are drawn from a generator seeded by the run's seed, so that all
     methods of a comparison start from the same ones.
@@ -108,7 +134,7 @@ def build_method(config: RunConfig, classes: tuple[str, ...], num_domains: int) 
     method = method_class(config.method)
     teacher = None
     if method.needs_teacher:
-        teacher = load_teacher(config.teacher, classes)
+        teacher = load(config.teacher, classes)
         if config.data.target in seen_domains(config.teacher.name):
             warnings.warn(
                 f"the teacher {config.teacher.name} was fitted on images of the target "

@@ -13,6 +13,8 @@ from scmd.errors import ScmdError, ScmdWarning
 COMMANDS = {
     "demo": "ERM, KD and SCMD on embedded handwritten digits, in minutes.",
     "train": "Train a student on a folder of domains.",
+    "protocol": "Hold out every domain in turn, and compare methods.",
+    "tables": "Tables of finished runs: text, Markdown, LaTeX or CSV.",
     "evaluate": "Measure a trained student on a data set.",
     "predict": "Classify images with a trained student.",
     "teacher fit": "Fit a teacher of one's own to labelled images.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,8 @@ from scmd.errors import ScmdError
 from scmd.models.fit_config import FitConfig
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import TeacherConfig
+from scmd.protocol.plan import ProtocolConfig
+from scmd.protocol.present import TablesConfig, tables_of
 from scmd.run_folder import CONFIG
 
 
@@ -36,7 +39,8 @@ class TrainCommand:
     config: Path | None = None
     """A TOML file of settings, e.g. another run's config.toml."""
     preset: str = "default"
-    """default, paper (the released code's behaviour), or paper-domainnet."""
+    """default, paper (the released code's behaviour), paper-domainnet, or digits (for the embedded
+    data set)."""
     resume: bool = False
     """Continue the run in --out, as it was configured, where it was stopped; begin it where there
     is none."""
@@ -140,6 +144,31 @@ class DataHalvesCommand:
     """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
     seed: int = 0
     """Of the choice."""
+
+
+@dataclass(frozen=True)
+class ProtocolCommand:
+    """Hold out every domain in turn, train every method several times, and compare.
+
+    It can be stopped at any moment; the same command goes on where it was.
+    """
+
+    protocol: Annotated[ProtocolConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ProtocolConfig
+    )
+    out: Path | None = None
+    """Folder of the runs. Default: runs/protocol-DATA."""
+    dry_run: bool = False
+    """Print the runs and how long they should take, and do nothing."""
+
+
+@dataclass(frozen=True)
+class TablesCommand:
+    """Print the tables of finished runs, whatever is missing."""
+
+    tables: Annotated[TablesConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """File to write; default: standard output."""
 
 
 @dataclass(frozen=True)
@@ -276,9 +305,45 @@ def data_halves(command: DataHalvesCommand) -> int:
     return 0
 
 
+def protocol(command: ProtocolCommand) -> int:
+    """``scmd protocol``; exit status 1 where a run broke."""
+    from scmd.protocol.dry_run import print_plan
+    from scmd.protocol.plan import plan
+    from scmd.protocol.runner import run_plan
+
+    runs = plan(command.protocol)
+    name = Path(command.protocol.data).resolve().name.removesuffix(".csv")
+    out = command.out or Path("runs") / f"protocol-{name}"
+    if command.dry_run:
+        print_plan(runs, out, Console())
+        return 0
+    broken = run_plan(runs, out, Console(stderr=True))
+    for name, reason in broken:
+        print(f"{name}: {reason}", file=sys.stderr)
+    if len(broken) < len(runs):
+        print(tables_of(TablesConfig((out,))))
+    return 1 if broken else 0
+
+
+def tables(command: TablesCommand) -> int:
+    """``scmd tables``."""
+    from scmd.files import writing_aside
+
+    _check_writable(command.out)
+    text = tables_of(command.tables)
+    if command.out is None:
+        print(text)
+    else:
+        with writing_aside(command.out) as file:
+            file.write(text.encode())
+    return 0
+
+
 _COMMANDS = {
     "demo": (DemoCommand, demo),
     "train": (TrainCommand, train),
+    "protocol": (ProtocolCommand, protocol),
+    "tables": (TablesCommand, tables),
     "evaluate": (EvaluateCommand, evaluate),
     "predict": (PredictCommand, predict),
     "teacher eval": (TeacherEvalCommand, teacher_eval),

@@ -22,7 +22,7 @@ from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.methods import METHODS, Method, MethodConfig
 from scmd.models.student import StudentConfig
-from scmd.models.teacher import TeacherConfig
+from scmd.models.teacher import EMBEDDED, TeacherConfig
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ class DataConfig:
     """A folder domain/class/image, or a CSV manifest path,domain,class."""
     target: str | None = None
     """The domain to hold out and measure on. Without it every domain is a source."""
+    also_held_out: tuple[str, ...] = ()
+    """Further domains that are neither trained on nor chosen by, only measured."""
     classes: ClassPolicy = "strict"
     """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
     holdout: float = 0.2
@@ -70,6 +72,9 @@ class TrainingConfig:
     """Steps between scores of the sources' holdout, step 0 and the last included."""
     checkpoint_every: int = 300
     """Steps between checkpoints."""
+    score_held_out: bool = False
+    """Measure what is held out (the target, too) at every score, as DomainBed does; it is logged,
+    and the run does not look at it."""
     log_every: int = 10
     """Steps between lines of losses in metrics.jsonl."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -149,6 +154,24 @@ PRESETS: dict[str, dict[str, Any]] = {
             "precision": _RELEASED_PRECISION,
         },
     },
+    # For the embedded digits: a small network from scratch, and a regime for few steps, chosen by
+    # the sources' holdout (docs/results.md).
+    "digits": {
+        "data": {"image_size": 32, "flip": False},
+        "student": {
+            "name": "test_efficientnet",
+            "pretrained": False,
+            "freeze_batch_norm": False,
+        },
+        "teacher": {"name": EMBEDDED},
+        "hparams": {
+            "lr": 1e-2,
+            "lr_scale": 1e-2,
+            "selection": {"fraction": 0.5, "warmup": 0.4},
+        },
+        "training": {"steps": 150, "evaluate_every": 50, "checkpoint_every": 150},
+        "average": {"average": "ema", "average_start": 1, "ema_decay": 0.98},
+    },
 }
 
 
@@ -176,21 +199,26 @@ def build_config(
         ScmdError: Unknown preset, method or setting; a file that is no TOML; a value of the wrong
             type or out of range.
     """
+    return config_from(read_toml(file) if file else {}, preset, method, f"{file}: " if file else "")
+
+
+def config_from(
+    given: Mapping[str, Any], preset: str = "default", method: str | None = None, where: str = ""
+) -> RunConfig:
+    """As ``build_config``, of settings that are read already; ``where`` begins every complaint."""
     if preset not in PRESETS:
         raise ScmdError(f"there is no preset {preset!r}. Choose from {', '.join(PRESETS)}")
-    given = _read_toml(file) if file else {}
     name = method or given.get("method", "scmd")
-    where = f"{file}: " if file and method is None else ""
-    config_class = method_class(str(name), where).Config
+    config_class = method_class(str(name), "" if method else where).Config
     hparams = given.get("hparams", {})
     if method not in (None, given.get("method", "scmd")) and isinstance(hparams, Mapping):
         # The file's hyper-parameters are another method's: keep what both have.
         hparams = _known(hparams, config_class)
-    values = _merge(
+    values = merge(
         {**PRESETS[preset], "hparams": _known(PRESETS[preset].get("hparams", {}), config_class)},
         {**given, "hparams": hparams, "method": name},
     )
-    return _validate(values, config_class, file)
+    return _validate(values, config_class, where)
 
 
 def load_config(file: Path) -> RunConfig:
@@ -200,7 +228,7 @@ def load_config(file: Path) -> RunConfig:
 
 def to_toml(config: RunConfig) -> str:
     """The complete configuration as TOML; what is None is left out."""
-    return tomli_w.dumps(_plain(dataclasses.asdict(config)))
+    return tomli_w.dumps(plain(dataclasses.asdict(config)))
 
 
 def save_config(config: RunConfig, file: Path) -> None:
@@ -215,7 +243,7 @@ _WITHOUT_EFFECT = ("training.workers", "training.device")
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ in effect, as ``section.name: a -> b``."""
-    left, right = (_flatten(_plain(dataclasses.asdict(config))) for config in (a, b))
+    left, right = (_flatten(plain(dataclasses.asdict(config))) for config in (a, b))
     for values in (left, right):
         values["data.path"] = str(Path(values["data.path"]).resolve())
         for name in _WITHOUT_EFFECT:
@@ -227,7 +255,8 @@ def differences(a: RunConfig, b: RunConfig) -> list[str]:
     ]
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises a ScmdError where it cannot be read or is no TOML."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -236,10 +265,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ScmdError(f"configuration {file} is not TOML: {error}") from error
 
 
-def _validate(
-    values: Mapping[str, Any], hparams: type[MethodConfig], file: Path | None
-) -> RunConfig:
-    where = f"{file}: " if file else ""
+def _validate(values: Mapping[str, Any], hparams: type[MethodConfig], where: str) -> RunConfig:
     run = dict(values)
     method = run.pop("method")
     chosen = _parse({"hparams": run.pop("hparams")}, "hparams", hparams, where)
@@ -291,19 +317,21 @@ def _known(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, those of ``high`` over those of ``low``."""
     merged = dict(low)
     for key, value in high.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A configuration's values as TOML has them: lists, texts; what is None is left out."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items() if v is not None}
+        return {k: plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

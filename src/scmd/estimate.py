@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -15,9 +16,33 @@ from scmd.models.images import as_float
 from scmd.models.student import evaluating
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """How long the rest of a run should take."""
+
+    training: float
+    """Seconds of training."""
+    scoring: float
+    """Seconds of measuring."""
+    steps: int
+    scored: int
+    """Images to measure."""
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.training + self.scoring
+
+    def __str__(self) -> str:
+        return (
+            f"about {duration(self.seconds)}: {self.steps} steps of about "
+            f"{self.training / self.steps:.2g} s, {self.scored:,} images to score"
+        )
+
+
 def estimate(
     config: RunConfig, roles: Roles, method: Method, size: int, device: torch.device, start: int
-) -> str:
+) -> Estimate:
     """How long the rest of a run should take: its next batch and a step of each phase, timed.
 
     The trial steps change nothing: no optimizer step is taken, and batch norm stays as it is.
@@ -41,13 +66,14 @@ def estimate(
         method.predict(as_float(batch.images))
     per_scored = (time.perf_counter() - began) / len(batch.labels) + per_image
     held_out = sum(len(roles.rows(domain, "holdout")) for domain in roles.sources)
-    scored = held_out * (steps_left // settings.evaluate_every + 2)
-    if roles.target:
-        scored += len(roles.rows(roles.target, "target", "target-holdout"))
-    return (
-        f"about {duration(training + scored * per_scored)}: {steps_left} steps of about "
-        f"{training / steps_left:.2g} s, {scored:,} images to score"
+    scores = steps_left // settings.evaluate_every + 1
+    others = [*([roles.target] if roles.target else []), *roles.left_out]
+    measured = sum(
+        len(roles.rows(domain, "target", "target-holdout", "left-out")) for domain in others
     )
+    # Once more at the end, of the chosen weights.
+    scored = held_out * (scores + 1) + measured * (1 + scores * settings.score_held_out)
+    return Estimate(training, scored * per_scored, steps_left, scored)
 
 
 def _next_batch(config: RunConfig, roles: Roles, size: int, start: int) -> Batch:

@@ -34,6 +34,26 @@ def classification(student_logits: Tensor, labels: Tensor) -> Tensor:
     return sample_cross_entropy(student_logits, labels).mean()
 
 
+def focal_classification(student_logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Batch mean of (1 − q_y)^γ CE(h(f(x)), y), q = softmax(h(f(x))); with γ = 0 it is L_CE.
+
+    The paper's alternative to selecting: hard samples weigh more, and none is left out.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
+
+    Args:
+        student_logits: h(f(x)), [B, C].
+        labels: y, int64 [B].
+        gamma: γ, from 0.
+    """
+    if gamma == 0:
+        return classification(student_logits, labels)
+    cross_entropy = sample_cross_entropy(student_logits, labels)
+    # At 0 the derivative of a power below 1 is not finite.
+    missing = (-torch.expm1(-cross_entropy)).clamp(min=torch.finfo(torch.float32).tiny)
+    return (missing**gamma * cross_entropy).mean()
+
+
 def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """τ² KL(softmax(teacher/τ) ‖ softmax(student/τ)), a scalar (Hinton et al., arXiv:1503.02531).
 
@@ -46,6 +66,19 @@ def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
     log_p = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
     kl = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
     return temperature**2 * kl
+
+
+def sample_distillation(
+    teacher_logits: Tensor, student_logits: Tensor, temperature: float
+) -> Tensor:
+    """``tempered_kl`` of every sample, not averaged: what the rule kd-loss selects by.
+
+    Returns:
+        float32 [B].
+    """
+    log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    log_p = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
 def logit_distillation(

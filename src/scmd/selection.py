@@ -21,8 +21,9 @@ Phase = Literal["whole", "select"]
 class SelectionConfig:
     """Which samples a step trains on, and when."""
 
-    rule: Literal["hardest", "random", "all"] = "hardest"
-    """hardest: the largest losses (the paper). random: as many, blindly. all: the whole batch."""
+    rule: Literal["hardest", "random", "kd-loss", "all"] = "hardest"
+    """hardest: the largest cross-entropies (the paper). random: as many, blindly. kd-loss: the
+    largest L_logits. all: the whole batch."""
     fraction: float = 0.2
     """ρ: the part of the batch that is kept, at least one sample."""
     scope: Literal["batch", "domain"] = "batch"
@@ -53,7 +54,7 @@ class Decisions(NamedTuple):
     """What was decided about every sample of a batch."""
 
     losses: Tensor
-    """float32 [B]; NaN where a loss was not computed."""
+    """float32 [B], of the kind that the rule compares; NaN where a loss was not computed."""
     kept: Tensor
     """bool [B]"""
 

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from scmd.build import Roles
+from scmd.cache import Shared
 from scmd.config import RunConfig
-from scmd.data.loader import evaluation_batches
 from scmd.deploy.classifier import WEIGHTS, Classifier, load, save_classifier
 from scmd.efficiency import cost
 from scmd.evaluate import EVALUATION_BATCH, accuracy, accuracy_interval, collect_logits, measure
@@ -35,6 +35,8 @@ def finish(
     best_weights: dict[str, torch.Tensor],
     out: Path,
     seconds: float,
+    shared: Shared,
+    plots: bool = True,
 ) -> dict[str, Any]:
     """Save the chosen weights, measure them on every domain, and write the summary and plots."""
     classes = roles.data.classes
@@ -59,7 +61,9 @@ def finish(
         "seed": config.training.seed,
         "steps": config.training.steps,
         "model_selection": {
-            "rule": "highest mean accuracy on the sources' holdout",
+            "rule": "SWAD: the mean over the valley of the sources' holdout loss"
+            if config.average.average == "swad"
+            else "highest mean accuracy on the sources' holdout",
             "step": best_step,
             "holdout_accuracy": chosen["holdout_accuracy"],
             "holdout": chosen["holdout"],
@@ -77,11 +81,17 @@ def finish(
         rows = roles.rows(domain, "holdout")
         summary["results"][domain] = {
             "role": "source holdout",
-            **_measure(model, roles, rows, config),
+            **_measure(model, roles, rows, config, shared),
+        }
+    for domain in roles.left_out:
+        rows = roles.rows(domain, "left-out")
+        summary["results"][domain] = {
+            "role": "left out",
+            **_measure(model, roles, rows, config, shared),
         }
     if roles.target:
         rows = roles.rows(roles.target, "target", "target-holdout")
-        logits, labels = _predict(model, roles, rows, config)
+        logits, labels = _predict(model, roles, rows, config, shared)
         part = torch.from_numpy(roles.split[rows] == "target")
         summary["results"][roles.target] = {
             "role": "target",
@@ -93,26 +103,43 @@ def finish(
                 "interval": list(accuracy_interval(logits[part], labels[part])),
             },
         }
-        confusion = summary["results"][roles.target]["confusion"]
-        plot_confusion(
-            out / "confusion.png", confusion, classes, f"{config.method}, target {roles.target}"
+    summary["cost"] = {
+        "student": shared.once(
+            ("cost", config.student, model.image_size, len(classes)),
+            lambda: cost(model, model, model.image_size),
         )
-    summary["cost"] = {"student": cost(model, model, model.image_size)}
-    summary["cost"]["student"]["file_megabytes"] = (out / WEIGHTS).stat().st_size / 1e6
+        | {"file_megabytes": (out / WEIGHTS).stat().st_size / 1e6}
+    }
     if method.needs_teacher and isinstance(method.teacher, CLIPTeacher):
         teacher = method.teacher
-        summary["cost"]["teacher, image tower"] = cost(
-            teacher.model.visual, teacher.logits, teacher.image_size
+        summary["cost"]["teacher, image tower"] = shared.once(
+            ("cost", config.teacher),
+            lambda: cost(teacher.model.visual, teacher.logits, teacher.image_size),
         )
+    if plots:
+        _plot(config, roles, summary, lines, out)
+    write_json(out / SUMMARY, summary)
+    return summary
+
+
+def _plot(
+    config: RunConfig,
+    roles: Roles,
+    summary: dict[str, Any],
+    lines: list[dict[str, Any]],
+    out: Path,
+) -> None:
+    title = f"{config.method}, target {roles.target or 'none'}"
+    if roles.target:
+        confusion = summary["results"][roles.target]["confusion"]
+        plot_confusion(out / "confusion.png", confusion, roles.data.classes, title)
     plot_curves(
         out / "curves.png",
         lines,
-        f"{config.method}, target {roles.target or 'none'}",
-        best_step,
+        title,
+        summary["model_selection"]["step"],
         [round(part * config.training.steps) for part in config.hparams.phases()],
     )
-    write_json(out / SUMMARY, summary)
-    return summary
 
 
 def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
@@ -142,9 +169,9 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
 
 
 def _predict(
-    model: Classifier, roles: Roles, rows: Any, config: RunConfig
+    model: Classifier, roles: Roles, rows: Any, config: RunConfig, shared: Shared
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = evaluation_batches(
+    batches = shared.evaluation_batches(
         roles.data, rows, model.image_size, EVALUATION_BATCH, config.training.workers
     )
     device = next(model.parameters()).device
@@ -152,5 +179,7 @@ def _predict(
     return logits, torch.from_numpy(roles.data.labels[rows]).long()
 
 
-def _measure(model: Classifier, roles: Roles, rows: Any, config: RunConfig) -> dict[str, Any]:
-    return measure(*_predict(model, roles, rows, config), roles.data.classes)
+def _measure(
+    model: Classifier, roles: Roles, rows: Any, config: RunConfig, shared: Shared
+) -> dict[str, Any]:
+    return measure(*_predict(model, roles, rows, config, shared), roles.data.classes)

@@ -16,25 +16,22 @@ from torch import Tensor, nn
 
 from scmd.averaging import Average
 from scmd.build import Roles, assign_roles, batch_size_in_pixels, build_method
+from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.config import RunConfig
 from scmd.data.loader import (
     Batch,
     DomainBatches,
     check_divisible,
-    evaluation_batches,
-    training_batches,
 )
-from scmd.data.transforms import training_transform
 from scmd.errors import ScmdError, ScmdWarning
 from scmd.estimate import estimate
-from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
 from scmd.files import read_json
 from scmd.machine import keep_memory, open_accelerator
-from scmd.models.student import evaluating
 from scmd.progress import TrainingProgress
 from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
 from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
+from scmd.scoring import Scorer
 from scmd.seeds import derive
 from scmd.selection import Decisions
 from scmd.summary import finish
@@ -53,7 +50,11 @@ class Best:
 
 
 def train(
-    config: RunConfig, out: str | Path, resume: bool = False, console: Console | None = None
+    config: RunConfig,
+    out: str | Path,
+    resume: bool = False,
+    console: Console | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """Train a student and write a run's folder.
 
@@ -63,6 +64,8 @@ def train(
         resume: Continue a run that was stopped, from its last checkpoint; the result is the same
             to the bit as without the stop.
         console: Where progress goes; default: the terminal.
+        shared: What this run may take from others of the same process, and leave to them. Such a
+            run draws no plots.
 
     Returns:
         What ``summary.json`` holds.
@@ -78,7 +81,7 @@ def train(
         console.print(f"{out} is finished already; nothing to resume")
         return read_json(out / SUMMARY)
     keep_memory()
-    run = Run(config, assign_roles(config, console), out, console)
+    run = Run(config, assign_roles(config, console), out, console, shared or Shared(0))
     with ExitStack() as stack:
         if run.is_main:
             stack.enter_context(opened(out, config))
@@ -87,27 +90,41 @@ def train(
         if not run.is_main:
             return {}
         best = run.best
-        summary = finish(config, run.roles, run.method, best.step, best.weights, out, run.seconds)
+        summary = finish(
+            config, run.roles, run.method, best.step, best.weights, out, run.seconds, run.shared,
+            plots=shared is None,
+        )  # fmt: skip
         run.selections.remove_parts()
         return summary
+
+
+def estimate_run(config: RunConfig) -> float:
+    """Seconds that a run should take, from trial steps; nothing is written."""
+    quiet = Console(quiet=True)
+    run = Run(config, assign_roles(config, quiet), Path(), quiet, Shared(0))
+    return estimate(config, run.roles, run.method, run.size, run.device, 0).seconds
 
 
 class Run:
     """One training run in progress."""
 
-    def __init__(self, config: RunConfig, roles: Roles, out: Path, console: Console) -> None:
+    def __init__(
+        self, config: RunConfig, roles: Roles, out: Path, console: Console, shared: Shared
+    ) -> None:
         self.config, self.roles, self.out, self.console = config, roles, out, console
+        self.shared = shared
         settings = config.training
         self.accelerator = open_accelerator(settings.precision, settings.device)
         check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
         self.device = self.accelerator.device
-        self.method = build_method(config, roles.data.classes, len(roles.sources))
+        self.method = build_method(config, roles.data.classes, len(roles.sources), shared.teacher)
         self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.method.needs_teacher and isinstance(self.method.teacher, nn.Module):
             self.method.teacher.to(self.device)
         self.average = Average(self.method, config.average)
         self.size = batch_size_in_pixels(config, self.method)
         self.optimizer = torch.optim.Adam(self.method.param_groups(), lr=config.hparams.lr)
+        self.scorer = Scorer(config, roles, shared, self.accelerator)
         self.best = Best()
         self.log: MetricsLog | None = None
         """Only the first process has one."""
@@ -118,6 +135,12 @@ class Run:
     def chance(self) -> float:
         """The accuracy of a guess."""
         return 1 / len(self.roles.data.classes)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method trains on a part of its batches."""
+        selection = getattr(self.config.hparams, "selection", None)
+        return selection is not None and selection.rule != "all"
 
     @property
     def is_main(self) -> bool:
@@ -155,7 +178,7 @@ class Run:
             (process, processes),
         )
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        loader = training_batches(
+        loader = self.shared.training_batches(
             batches,
             self.roles.data,
             self.size,
@@ -221,11 +244,24 @@ class Run:
         return decisions
 
     def _score(self, step: int, progress: TrainingProgress) -> None:
-        """Score the averaged weights on the sources' holdout, and remember the best."""
+        """Score the averaged weights on the sources' holdout, and remember the best.
+
+        An average that chooses its steps by itself shows the live weights until the last step.
+        """
         if self.log:
-            scores = self._holdout_scores()
+            scores, loss = self.scorer.holdout(self.average.model)
+            self.average.scored(loss)
+            if self.average.chooses and step == self.config.training.steps - 1:
+                self.average.finish()
+                scores, loss = self.scorer.holdout(self.average.model)
+                self.best = Best()  # what the average has chosen, whatever was scored before
             mean = float(np.mean(list(scores.values())))
-            self.log.write({"step": step, "holdout": scores, "holdout_accuracy": mean})
+            line = {"step": step, "holdout": scores, "holdout_accuracy": mean}
+            if self.average.chooses:
+                line["holdout_loss"] = loss
+            if self.config.training.score_held_out:
+                line["held_out"] = self.scorer.held_out(self.average.model)
+            self.log.write(line)
             progress.score(step, mean)
             if mean > self.best.accuracy:
                 weights = self.average.model.state_dict()
@@ -233,37 +269,17 @@ class Run:
             elif mean < COLLAPSE * self.best.accuracy and self.best.accuracy > 2 * self.chance:
                 warnings.warn(
                     f"step {step}: the holdout accuracy of the sources fell to {mean:.3f}, from "
-                    f"{self.best.accuracy:.3f} at step {self.best.step}. Lower --lr, keep more of "
-                    "each batch (--selection.fraction), or warm up (--selection.warmup)",
+                    f"{self.best.accuracy:.3f} at step {self.best.step}. Lower --lr"
+                    + (
+                        ", keep more of each batch (--selection.fraction), or warm up "
+                        "(--selection.warmup)"
+                        if self.selects
+                        else ""
+                    ),
                     ScmdWarning,
                     stacklevel=2,
                 )
         self.accelerator.wait_for_everyone()
-
-    def _holdout_scores(self) -> dict[str, float]:
-        """Accuracy on every source's holdout, as model selection compares it."""
-        roles, model = self.roles, self.average.model
-        size = self.config.data.image_size
-        augmented = self.config.data.augment_holdout
-        transform = training_transform(size, self.config.data.flip) if augmented else None
-        rows = [roles.rows(domain, "holdout") for domain in roles.sources]
-        # All domains in one pass, so that workers start once.
-        batches = evaluation_batches(
-            roles.data,
-            np.concatenate(rows),
-            size,
-            EVALUATION_BATCH,
-            self.config.training.workers,
-            transform,
-        )
-        with evaluating(model), self.accelerator.autocast():
-            logits = collect_logits(model.predict, batches, self.device)
-        scores, start = {}, 0
-        for domain, part in zip(roles.sources, rows, strict=True):
-            labels = torch.from_numpy(roles.data.labels[part]).long()
-            scores[domain] = accuracy(logits[start : start + len(part)], labels)
-            start += len(part)
-        return scores
 
     def _save(self, steps: int, log_length: int) -> None:
         for name, value in self.method.named_parameters():
@@ -311,7 +327,7 @@ class Run:
             f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}",
             markup=False,
         )
-        if self.accelerator.num_processes > 1 and self.config.hparams.phases():
+        if self.accelerator.num_processes > 1 and self.selects:
             warnings.warn(
                 f"each of the {self.accelerator.num_processes} processes selects within its own "
                 "share of a batch, not over the whole of it",
@@ -320,9 +336,9 @@ class Run:
             )
         if start:
             self.console.print(f"resuming after {start} of {settings.steps} steps")
-        if start < settings.steps:
+        if start < settings.steps and not self.console.quiet:
             took = estimate(self.config, self.roles, self.method, self.size, self.device, start)
-            self.console.print(took)
+            self.console.print(str(took))
 
 
 def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -103,6 +104,9 @@ class DomainBatches(Sampler[list[tuple[int, int, int, int]]]):
         self.per_domain = per_domain
         self.start, self.stop = start, stop
         self.process = process
+        drawn_from = tuple(rows.tobytes() for rows in train_rows)
+        self.key = (drawn_from, per_domain, seed, class_balanced, process)
+        """What a step's slots depend on, besides the step."""
         self.streams = [
             DomainStream(rows, data.labels[rows], (seed, index), class_balanced)
             for index, rows in enumerate(train_rows)
@@ -110,6 +114,12 @@ class DomainBatches(Sampler[list[tuple[int, int, int, int]]]):
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def starting_at(self, step: int) -> DomainBatches:
+        """The same batches from a later step on."""
+        later = copy.copy(self)
+        later.start = step
+        return later
 
     def step(self, step: int) -> list[tuple[int, int, int, int]]:
         """The slots of one step that belong to this process."""

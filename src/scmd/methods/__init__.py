@@ -1,13 +1,37 @@
 """Training methods, one file each. To add one: write the file, add its line here."""
 
 from scmd.methods.base import Method, MethodConfig
+from scmd.methods.coral import CORAL
+from scmd.methods.dann import DANN
 from scmd.methods.erm import ERM
+from scmd.methods.fitnet import FitNet
+from scmd.methods.groupdro import GroupDRO
+from scmd.methods.irm import IRM
 from scmd.methods.kd import KD
+from scmd.methods.miro import MIRO
+from scmd.methods.mixup import Mixup
+from scmd.methods.mldg import MLDG
+from scmd.methods.rise import RISE
+from scmd.methods.rkd import RKD
+from scmd.methods.rsc import RSC
 from scmd.methods.scmd import SCMD
+from scmd.methods.vrex import VREx
 
 METHODS: dict[str, type[Method]] = {
     "erm": ERM,
+    "coral": CORAL,
+    "dann": DANN,
+    "groupdro": GroupDRO,
+    "irm": IRM,
+    "miro": MIRO,
+    "mixup": Mixup,
+    "mldg": MLDG,
+    "rsc": RSC,
+    "vrex": VREx,
+    "fitnet": FitNet,
     "kd": KD,
+    "rise": RISE,
+    "rkd": RKD,
     "scmd": SCMD,
 }
 

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,16 @@ class MethodConfig:
                 raise ScmdError(f"{name} = {getattr(self, name)}: give a number from 0")
 
 
-class Held:
-    """Holds the teacher out of ``parameters()``, ``state_dict()`` and copies of a method."""
+T = TypeVar("T")
 
-    def __init__(self, value: Teacher | None) -> None:
+
+class Held(Generic[T]):
+    """Holds a network out of ``parameters()``, ``state_dict()`` and copies of a method."""
+
+    def __init__(self, value: T) -> None:
         self.value = value
 
-    def __deepcopy__(self, memo: dict) -> Held:
+    def __deepcopy__(self, memo: dict) -> Held[T]:
         return self
 
 

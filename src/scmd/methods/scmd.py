@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from scmd.data.loader import Batch
 from scmd.losses import (
-    classification,
     cross_modality_distillation,
+    focal_classification,
     logit_distillation,
     sample_cross_entropy,
+    sample_distillation,
 )
 from scmd.methods.base import Method, MethodConfig, Output, linear
 from scmd.methods.search import Choice, SearchSpace, Uniform
@@ -45,10 +46,13 @@ class SCMDConfig(MethodConfig):
     lr_scale: float = 1e-4
     """Learning rate of γ, the logarithm of the cross-modality scale."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    focal_gamma: float = 0.0
+    """γ of a focal loss in the place of L_CE; 0: plain cross-entropy. An ablation of selecting,
+    with selection.rule all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_weight("lambda1", "lambda2")
+        self.require_weight("lambda1", "lambda2", "focal_gamma")
         self.require_positive("temperature", "lr_scale")
 
     def phases(self) -> tuple[float, ...]:
@@ -93,21 +97,22 @@ class SCMD(Method):
         """One step's loss on the samples that are kept, its parts, and the decisions."""
         config = self.config
         images = as_float(batch.images)
-        selecting = phase(progress, config.selection) == "select"
-        if selecting:
-            losses = self.selection_losses(images, batch.labels)
+        by_teacher = config.selection.rule == "kd-loss"
+        losses = kept = opinion = None
+        if phase(progress, config.selection) == "select":
+            if by_teacher:
+                opinion = self._opinion(images, batch.sample_ids)
+            losses = self.selection_losses(images, batch.labels, opinion)
             kept = select(losses, batch.domains, config.selection)
-        else:
-            losses = kept = None
         x, y, ids = (
             t if kept is None else t[kept] for t in (images, batch.labels, batch.sample_ids)
         )
 
         features = self.backbone(x)
         student_logits = self.classifier(features)
-        with torch.no_grad():
-            teacher_logits = self.teacher.logits(x, ids)
-        ce = classification(student_logits, y)
+        # What was asked for selecting is not asked again.
+        teacher_logits = opinion[kept] if opinion is not None else self._opinion(x, ids)
+        ce = focal_classification(student_logits, y, config.focal_gamma)
         distilled = logit_distillation(teacher_logits, student_logits, config.temperature)
         aligned = cross_modality_distillation(
             teacher_logits,
@@ -117,19 +122,27 @@ class SCMD(Method):
             config.temperature,
         )
         loss = ce + config.lambda1 * distilled + config.lambda2 * aligned
+        compared = (
+            sample_distillation(teacher_logits, student_logits.detach(), config.temperature)
+            if by_teacher
+            else sample_cross_entropy(student_logits.detach(), y)
+        )
         return {
             "loss": loss,
             "ce": ce.detach(),
             "logits": distilled.detach(),
             "cm": aligned.detach(),
             "kept": torch.tensor(len(y), device=y.device),
-            "decisions": _decisions(losses, kept, sample_cross_entropy(student_logits.detach(), y)),
+            "decisions": _decisions(losses, kept, compared),
         }
 
     @torch.no_grad()
-    def selection_losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of every sample, [B], in eval mode, touching no running statistic.
+    def selection_losses(
+        self, images: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
+    ) -> Tensor:
+        """What selection compares: [B], in eval mode, touching no running statistic.
 
+        That is the cross-entropy of every sample, or L_logits where the teacher's are given.
         ``random`` does not look at losses, so they are NaN and no forward is spent on them.
         """
         if self.config.selection.rule == "random":
@@ -142,7 +155,14 @@ class SCMD(Method):
                 enabled=torch.is_autocast_enabled(images.device.type) and not full_precision,
             ),
         ):
-            return sample_cross_entropy(self.predict(images), labels)
+            logits = self.predict(images)
+        if teacher_logits is None:
+            return sample_cross_entropy(logits, labels)
+        return sample_distillation(teacher_logits, logits, self.config.temperature)
+
+    @torch.no_grad()
+    def _opinion(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        return self.teacher.logits(images, sample_ids)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """γ has a learning rate of its own, and decays only with ``decay_all``."""
@@ -157,11 +177,11 @@ class SCMD(Method):
         self.log_scale.clamp_(0, LOG_SCALE_MAX)
 
 
-def _decisions(losses: Tensor | None, kept: Tensor | None, sample_ce: Tensor) -> Decisions:
+def _decisions(losses: Tensor | None, kept: Tensor | None, trained: Tensor) -> Decisions:
     """In a whole-batch step, and for ``random``, the losses of the training forward serve."""
     if losses is None or kept is None:
-        return Decisions(sample_ce, torch.ones_like(sample_ce, dtype=torch.bool))
-    return Decisions(torch.where(kept & losses.isnan(), _scatter(kept, sample_ce), losses), kept)
+        return Decisions(trained, torch.ones_like(trained, dtype=torch.bool))
+    return Decisions(torch.where(kept & losses.isnan(), _scatter(kept, trained), losses), kept)
 
 
 def _scatter(kept: Tensor, values: Tensor) -> Tensor:

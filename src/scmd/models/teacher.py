@@ -102,17 +102,24 @@ class CLIPTeacher(nn.Module):
     @torch.no_grad()
     def normalized_logits(self, pixels: Tensor) -> Tensor:
         """The same for input that is resized and normalised already: [B, 3, size, size]."""
-        return self._opinion(self.model.encode_image(pixels, normalize=True))
+        return self.opinion(self.normalized_embeddings(pixels))
+
+    @torch.no_grad()
+    def normalized_embeddings(self, pixels: Tensor) -> Tensor:
+        """φ_img, L2-normalised, of input that is resized and normalised: float32 [B, E]."""
+        return self.model.encode_image(pixels, normalize=True).float()
 
     @torch.no_grad()
     def embeddings(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
         """φ_img(x), L2-normalised: float32 [B, E]. Arguments as for ``logits``."""
-        return self.model.encode_image(self.normalize(images), normalize=True).float()
+        return self.normalized_embeddings(self.normalize(images))
 
-    def _opinion(self, embeddings: Tensor) -> Tensor:
+    def opinion(self, embeddings: Tensor) -> Tensor:
+        """s · cos(e, t), [B, C], of normalised image embeddings e, [B, E]."""
+        embeddings = embeddings.to(self.text_embeddings.device)
         # Autocast would multiply in half precision, where logits near 25 are 1/8 apart.
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.model.logit_scale.exp() * embeddings.float() @ self.text_embeddings.T
+            return self.model.logit_scale.exp() * embeddings @ self.text_embeddings.T
 
 
 def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:

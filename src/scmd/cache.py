@@ -1,0 +1,117 @@
+"""What the runs of one process share: decoded and augmented batches, the teacher, costs.
+
+A batch is a function of data, seed and step alone, so all methods of a comparison see the same
+ones; they are made once. Nothing is kept on the disk, and nothing here changes a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from scmd.data.folder import DomainImages
+from scmd.data.loader import Batch, DomainBatches, evaluation_batches, training_batches
+from scmd.data.transforms import Transform
+from scmd.models.teacher import CLIPTeacher, TeacherConfig, load_teacher
+
+MOST_BYTES = 4 * 10**9
+
+
+class Shared:
+    """Keeps what it is asked for; of batches, as many as fit.
+
+    Args:
+        most_bytes: Of images to train on, and of images to score. Batches of the training images
+            that were wanted longest ago make room; what does not fit is made anew every time.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self._training: dict[Any, dict[int, Batch]] = {}
+        self._scored: dict[Any, list[Tensor]] = {}
+        self._known: dict[Any, Any] = {}
+
+    def training_batches(
+        self,
+        batches: DomainBatches,
+        data: DomainImages,
+        size: int,
+        seed: int,
+        workers: int,
+        pin: bool,
+        flip: bool = True,
+    ) -> Iterator[Batch]:
+        """As ``scmd.data.loader.training_batches``."""
+        key = (_digest(data), batches.key, size, seed, flip)
+        kept = self._training.pop(key, {})
+        self._training[key] = kept  # the last of the dictionary is the last one wanted
+        step = batches.start
+        while step < batches.stop and step in kept:
+            yield kept[step]
+            step += 1
+        if step == batches.stop:
+            return
+        rest = batches.starting_at(step)
+        for batch in training_batches(rest, data, size, seed, workers, pin, flip):
+            if self._room_for(batch, kept):
+                kept[step] = batch
+            yield batch
+            step += 1
+
+    def _room_for(self, batch: Batch, kept: dict[int, Batch]) -> bool:
+        """Make room by forgetting other batches, the longest unused first."""
+        while _bytes(self._training.values()) + batch.images.nbytes > self.most_bytes:
+            oldest = next(iter(self._training))
+            if self._training[oldest] is kept:
+                return False
+            del self._training[oldest]
+        return True
+
+    def evaluation_batches(
+        self,
+        data: DomainImages,
+        rows: np.ndarray,
+        size: int,
+        batch_size: int,
+        workers: int,
+        transform: Transform | None = None,
+    ) -> Iterator[Tensor]:
+        """As ``scmd.data.loader.evaluation_batches``; kept only without a transform."""
+        key = (_digest(data), rows.tobytes(), size, batch_size)
+        if transform is None and key in self._scored:
+            yield from self._scored[key]
+            return
+        before = sum(images.nbytes for kept in self._scored.values() for images in kept)
+        room = self.most_bytes - before if transform is None else 0
+        found: list[Tensor] | None = []
+        for images in evaluation_batches(data, rows, size, batch_size, workers, transform):
+            room -= images.nbytes
+            if found is not None:
+                found = [*found, images] if room >= 0 else None
+            yield images
+        if found is not None:
+            self._scored[key] = found
+
+    def teacher(self, config: TeacherConfig, classes: tuple[str, ...]) -> CLIPTeacher:
+        """As ``scmd.models.teacher.load_teacher``."""
+        return self.once(("teacher", config, classes), lambda: load_teacher(config, classes))
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` returned when this key was first asked for."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+
+def _bytes(kept: Iterable[dict[int, Batch]]) -> int:
+    return sum(len(steps) * next(iter(steps.values())).images.nbytes for steps in kept if steps)
+
+
+def _digest(data: DomainImages) -> bytes:
+    digest = hashlib.blake2b(str(data.root.resolve()).encode(), digest_size=16)
+    digest.update(data.ids.tobytes())
+    return digest.digest()

@@ -1,0 +1,81 @@
+"""Hyper-parameters drawn from a method's search space."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scmd.errors import ScmdError
+from scmd.methods import MethodConfig
+from scmd.methods.search import Choice, LogUniform, Range, SearchSpace, Uniform
+
+
+def seed_hash(*keys: Any) -> int:
+    """DomainBed's ``misc.seed_hash``: a seed from 0 to 2**31 - 1."""
+    return int(hashlib.md5(str(keys).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+
+
+def draw_values(space: SearchSpace, draw: int) -> dict[str, Any]:
+    """The values of a draw; draw 0 changes nothing.
+
+    Each setting has its own generator, seeded by ``seed_hash(draw, name)`` as in DomainBed's
+    ``hparams_registry``, so that a setting's values do not depend on which others are searched.
+    """
+    if draw == 0:
+        return {}
+    return {
+        name: values.draw(np.random.RandomState(seed_hash(draw, name)))
+        for name, values in space.items()
+    }
+
+
+def with_values(hparams: MethodConfig, values: Mapping[str, Any]) -> MethodConfig:
+    """A copy of hyper-parameters with some set; names are dotted where they are nested.
+
+    Raises:
+        ScmdError: There is no such setting, or its value is out of range.
+    """
+    for name, value in values.items():
+        hparams = _with(hparams, name.split("."), value, name)
+    return hparams
+
+
+def _with(config: Any, path: list[str], value: Any, name: str) -> Any:
+    if path[0] not in {part.name for part in dataclasses.fields(config)}:
+        raise ScmdError(f"there is no hyper-parameter {name!r} in {type(config).__name__}")
+    own = getattr(config, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(own):
+            raise ScmdError(f"hyper-parameter {name!r}: {path[0]!r} has no parts")
+        value = _with(own, path[1:], value, name)
+    elif isinstance(own, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    elif type(own) is not type(value):
+        raise ScmdError(f"{name} = {value!r}: give a value like its default, {own!r}")
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def parse_range(name: str, given: Any) -> Range:
+    """A range from a configuration file: a list of values, or a table low, high, log.
+
+    Raises:
+        ScmdError: It is neither.
+    """
+    if isinstance(given, list) and given:
+        return Choice(tuple(given))
+    if isinstance(given, Mapping) and {"low", "high"} <= given.keys() <= {"low", "high", "log"}:
+        low, high = given["low"], given["high"]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+        if numbers and low < high:
+            if not given.get("log", False):
+                return Uniform(low, high)
+            if low > 0:
+                return LogUniform(low, high)
+    raise ScmdError(
+        f"search.{name} = {given!r}: give a list of values, or {{low = ..., high = ...}} with "
+        "log = true where its logarithm is to be uniform"
+    )

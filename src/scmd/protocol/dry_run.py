@@ -1,0 +1,50 @@
+"""A plan and how long it should take, without doing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from scmd.estimate import duration
+from scmd.files import read_json
+from scmd.protocol.plan import PlannedRun
+from scmd.protocol.runner import DONE
+from scmd.train import estimate_run
+
+
+def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
+    """The runs by method, what is done, and an estimate of the rest.
+
+    A method's seconds are those of its finished runs, or else of timed trial steps, without what
+    runs of one process share: then the estimate is an upper bound.
+    """
+    table = Table(title=f"{len(runs)} runs in {out}", box=SIMPLE, title_justify="left")
+    for name in ("method", "runs", "done", "seconds a run", "from"):
+        table.add_column(name, justify="left" if name in ("method", "from") else "right")
+    left = 0.0
+    for label, count in Counter(run.label for run in runs).items():
+        own = [run for run in runs if run.label == label]
+        finished = [out / run.name / DONE for run in own if (out / run.name / DONE).exists()]
+        if finished:
+            seconds = float(np.mean([read_json(done)["seconds"] for done in finished]))
+            source = "finished runs"
+        elif own[0].reference:
+            seconds, source = 0.0, "no training"
+        else:
+            seconds, source = estimate_run(own[0].config), "timed steps"
+        left += seconds * (count - len(finished))
+        table.add_row(label, str(count), str(len(finished)), f"{seconds:.0f}", source)
+    console.print(table)
+    targets = ", ".join(sorted({run.target for run in runs}))
+    trials, draws = len({run.trial for run in runs}), len({run.draw for run in runs})
+    console.print(
+        f"targets: {targets}; trials: {trials}; draws: {draws}\nleft: about {duration(left)}",
+        markup=False,
+        highlight=False,
+    )

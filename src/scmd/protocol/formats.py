@@ -1,0 +1,115 @@
+"""Tables as text, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from scmd.protocol.statistics import Estimate
+
+Format = Literal["text", "markdown", "latex", "csv"]
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "–": "--"}
+
+
+@dataclass
+class Table:
+    """A table that knows nothing of how it is written."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(estimate: Estimate | None, interval: bool = False) -> str:
+    """``74.3 ± 1.2`` (standard error), with ``(71.1 – 77.5)`` where the interval is asked for."""
+    if estimate is None:
+        return "–"
+    text = f"{100 * estimate.mean:.1f}"
+    if not math.isnan(estimate.error):
+        text += f" ± {100 * estimate.error:.1f}"
+    if interval and not math.isnan(estimate.low):
+        text += f" ({100 * estimate.low:.1f} – {100 * estimate.high:.1f})"
+    return text
+
+
+def number(value: float, digits: int = 2, sign: bool = False) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def render(tables: Sequence[Table], form: Format) -> str:
+    """All tables, one after the other."""
+    write = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form]
+    return "\n".join(write(table) for table in tables)
+
+
+def _text(table: Table) -> str:
+    rich = RichTable(title=table.title, box=SIMPLE, title_justify="left")
+    for place, name in enumerate(table.header):
+        rich.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in table.rows:
+        rich.add_row(*row)
+    file = io.StringIO()
+    width = 4 + sum(
+        3 + max(len(row[place]) for row in [table.header, *table.rows])
+        for place in range(len(table.header))
+    )
+    Console(file=file, width=max(width, 80)).print(rich, markup=False)
+    return (
+        "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+        + "\n"
+        + "".join(f"{note}\n" for note in table.notes)
+    )
+
+
+def _markdown(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    rule = ["---"] + ["---:"] * (len(table.header) - 1)
+    body = "".join(line(row) for row in [table.header, rule, *table.rows])
+    notes = "".join(f"\n{note}\n" for note in table.notes)
+    return f"**{table.title}**\n\n{body}{notes}"
+
+
+def _latex(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "    " + " & ".join(_escape(cell) for cell in cells) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{_escape('. '.join([table.title, *table.notes]))}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"    \hline",
+            line(table.header),
+            r"    \hline",
+            *(line(row) for row in table.rows),
+            r"    \hline",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _csv(table: Table) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(table.header)
+    writer.writerows(table.rows)
+    return file.getvalue()

@@ -1,0 +1,254 @@
+"""Which runs a comparison is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import tyro
+
+from scmd.averaging import AverageName
+from scmd.config import RunConfig, config_from, merge, plain, read_toml
+from scmd.data.folder import load_domains, resolve_domain
+from scmd.errors import ScmdError
+from scmd.methods import METHODS
+from scmd.methods.ablations import ABLATIONS
+from scmd.methods.search import SearchSpace
+from scmd.protocol.draws import draw_values, parse_range, with_values
+
+REFERENCES = ("zero-shot", "linear-probe")
+"""The teacher itself, for comparison: as it is, and with a linear classifier on its embeddings."""
+PROBE_SEARCH = {"c": {"low": 1e-2, "high": 1e2, "log": True}}
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """A comparison on one data set."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="data", metavar="DATA")] = ""
+    """A folder domain/class/image, or a CSV manifest."""
+    methods: str = "zero-shot,erm,kd,scmd"
+    """Names with commas, or all; a name may be followed by @ and an average, as in erm@swad."""
+    targets: str = "all"
+    """Domains with commas, each held out in turn, or all."""
+    trials: int = 3
+    """Trial seeds 0, 1, ...: split, initial weights and order."""
+    search: int = 1
+    """Draws of hyper-parameters for every method; draw 0 is the defaults."""
+    cross_validate: bool = False
+    """Run also with every pair of domains held out, which leave-one-source-out selection needs."""
+    preset: str = "default"
+    """As for train; digits is for the embedded data set."""
+    config: Path | None = None
+    """A TOML file: as for train, with [methods.NAME] for one method's settings and [search] or
+    [search.NAME] for ranges."""
+    set: tuple[str, ...] = ()
+    """Settings over the file's, e.g. training.steps=300 student.name=mobilenetv2_100."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "search"):
+            if getattr(self, name) < 1:
+                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 1")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison."""
+
+    label: str
+    """What its row is called: a method, an ablation or a reference, with an average or without."""
+    config: RunConfig
+    draw: int
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    """What the draw changed."""
+
+    @property
+    def reference(self) -> bool:
+        """Whether it measures the teacher, and trains no student."""
+        return self.label in REFERENCES
+
+    @property
+    def target(self) -> str:
+        """The held-out domain."""
+        return self.config.data.target or ""
+
+    @property
+    def trial(self) -> int:
+        """The trial seed."""
+        return self.config.training.seed
+
+    @property
+    def name(self) -> str:
+        """Of its folder: readable, and ending in a hash of the complete configuration."""
+        held_out = "+".join((self.target, *self.config.data.also_held_out))
+        what = plain(dataclasses.asdict(self.config))
+        for without_effect in ("workers", "device"):
+            del what["training"][without_effect]
+        if self.reference:
+            what = {"reference": self.label, "drawn": dict(self.drawn), **what}
+        text = json.dumps(what, sort_keys=True).encode()
+        digest = hashlib.blake2b(text, digest_size=6).hexdigest()
+        parts = (held_out, self.label, f"draw{self.draw}", f"trial{self.trial}", digest)
+        return "-".join(parts).replace("/", "_")
+
+
+def plan(config: ProtocolConfig) -> list[PlannedRun]:
+    """All runs, in an order in which neighbours share batches.
+
+    Raises:
+        ScmdError: Bad data or settings, an unknown method, average or domain.
+    """
+    if not config.data:
+        raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
+    settings = read_toml(config.config) if config.config else {}
+    for text in config.set:
+        settings = merge(settings, parse_setting(text))
+    own = {name: settings.pop(name, {}) for name in ("methods", "search")}
+    rows = [
+        (label, *_resolve(label, config, settings, own["methods"], own["search"]))
+        for label in labels(config.methods)
+    ]
+    data = load_domains(config.data, rows[0][1].data.classes)
+    targets = (
+        list(data.domains)
+        if config.targets == "all"
+        else [resolve_domain(data, name) for name in _names(config.targets)]
+    )
+    if len(data.domains) < 2:
+        raise ScmdError(f"{data.source} has a single domain: there is none to hold out")
+    held_out: list[tuple[str, ...]] = [(target,) for target in targets]
+    if config.cross_validate:
+        held_out += [pair for t in targets for pair in _pairs(t, data.domains)]
+    return list({run.name: run for run in _runs(config, rows, held_out)}.values())
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """``training.steps=300`` to nested tables; a value that is no TOML is a text.
+
+    Raises:
+        ScmdError: It is not of the form section.name=value.
+    """
+    path, equals, value = text.partition("=")
+    names = path.strip().split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise ScmdError(f"--set {text!r} is not of the form section.name=value")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    settings: dict[str, Any] = {names[-1]: parsed}
+    for name in reversed(names[:-1]):
+        settings = {name: settings}
+    return settings
+
+
+def labels(methods: str) -> list[str]:
+    """The rows that are asked for. Raises a ScmdError where a name or an average is unknown."""
+    known = [*REFERENCES, *METHODS, *ABLATIONS]
+    if methods == "all":
+        return known
+    found = _names(methods)
+    for label in found:
+        name, at, average = label.partition("@")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(known)}"
+            raise ScmdError(f"there is no method {name!r}. {hint}")
+        if at and (name in REFERENCES or average not in get_args(AverageName)):
+            raise ScmdError(
+                f"{label!r}: after @ stands an average of a student's weights: "
+                f"{', '.join(get_args(AverageName))}"
+            )
+    return found
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ScmdError("an empty list of names. Give some, with commas between them, or all")
+    return list(dict.fromkeys(names))
+
+
+def _pairs(target: str, domains: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Pairs with the target; sorted, since a pair serves both of its domains."""
+    if len(domains) > 2:
+        yield from (tuple(sorted((target, other))) for other in domains if other != target)
+
+
+def _resolve(
+    label: str,
+    config: ProtocolConfig,
+    settings: Mapping[str, Any],
+    own: Mapping[str, Any],
+    search: Mapping[str, Any],
+) -> tuple[RunConfig, SearchSpace]:
+    """A row's configuration at draw 0, and its search space."""
+    name, _, average = label.partition("@")
+    method, changes = ABLATIONS.get(name, (name, {}))
+    reference = name in REFERENCES
+    where = f"{config.config}: " if config.config else ""
+    run = config_from(settings, config.preset, "erm" if reference else method, where)
+    general = {key: value for key, value in search.items() if not isinstance(value, dict)}
+    ranges = {
+        key: value for key, value in search.items() if isinstance(value, dict) and "low" in value
+    }
+    special = search.get(name, {})
+    if reference:
+        space = PROBE_SEARCH if name == "linear-probe" else {}
+        return run, {key: parse_range(key, value) for key, value in (space | special).items()}
+    values = dict(changes) | _dotted(own.get(method, {})) | _dotted(own.get(name, {}))
+    run = dataclasses.replace(run, hparams=with_values(run.hparams, values))
+    if average:
+        run = dataclasses.replace(run, average=dataclasses.replace(run.average, average=average))
+    given = {**general, **ranges, **special}
+    known = METHODS[method].search_space
+    space = {
+        key: parse_range(key, given[key]) if key in given else values
+        for key, values in known.items()
+    }
+    space |= {key: parse_range(key, value) for key, value in special.items()}
+    # What makes an ablation is not searched.
+    return run, {key: values for key, values in space.items() if key not in changes}
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _runs(
+    config: ProtocolConfig,
+    rows: list[tuple[str, RunConfig, SearchSpace]],
+    held_out: list[tuple[str, ...]],
+) -> Iterator[PlannedRun]:
+    for trial in range(config.trials):
+        for target, *others in held_out:
+            for label, base, space in rows:
+                if others and label in REFERENCES:
+                    continue
+                run = dataclasses.replace(
+                    base,
+                    data=dataclasses.replace(
+                        base.data, path=config.data, target=target, also_held_out=tuple(others)
+                    ),
+                    training=dataclasses.replace(base.training, seed=trial, score_held_out=True),
+                )
+                for draw in range(config.search if space else 1):
+                    drawn = draw_values(space, draw)
+                    if label in REFERENCES:
+                        yield PlannedRun(label, run, draw, drawn)
+                        continue
+                    hparams = with_values(run.hparams, drawn)
+                    yield PlannedRun(label, dataclasses.replace(run, hparams=hparams), draw, drawn)

@@ -1,0 +1,133 @@
+"""What finished runs say about themselves, read for tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scmd.averaging import AverageConfig
+from scmd.config import RunConfig, differences, load_config
+from scmd.errors import ScmdError
+from scmd.files import read_json
+from scmd.methods import METHODS
+from scmd.protocol.plan import REFERENCES
+from scmd.protocol.runner import DONE, PLAN
+from scmd.records import read_metrics
+from scmd.run_folder import CONFIG, METRICS, SUMMARY
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run."""
+
+    folder: Path
+    label: str
+    draw: int
+    config: RunConfig
+    lines: list[dict[str, Any]]
+    """The lines of its log that score the holdout, in the order of steps."""
+    summary: dict[str, Any]
+
+    @property
+    def data(self) -> str:
+        """The data set's folder or manifest."""
+        return str(Path(self.config.data.path).resolve())
+
+    @property
+    def target(self) -> str:
+        """The domain that is measured."""
+        return self.config.data.target or ""
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """All domains that it was not trained on: the target, or a pair."""
+        return frozenset((self.target, *self.config.data.also_held_out))
+
+    @property
+    def trial(self) -> int:
+        """The trial seed."""
+        return self.config.training.seed
+
+    def line(self, step: int) -> dict[str, Any] | None:
+        """What was scored after a step."""
+        return next((line for line in self.lines if line["step"] == step), None)
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Read the finished runs of comparisons, and single runs.
+
+    Args:
+        folders: Folders of ``scmd protocol`` or of ``scmd train``.
+
+    Returns:
+        The records, and the names of planned runs that are not finished.
+
+    Raises:
+        ScmdError: A folder is neither, or a finished run's files are damaged.
+    """
+    records: list[Record] = []
+    unfinished: list[str] = []
+    for folder in folders:
+        if (folder / PLAN).exists():
+            for name, planned in read_json(folder / PLAN).items():
+                if (folder / name / DONE).exists():
+                    records.append(_read(folder / name, planned["label"], planned["draw"]))
+                else:
+                    unfinished.append(name)
+        elif (folder / SUMMARY).exists():
+            records.append(_read(folder, None, 0))
+        elif (folder / CONFIG).exists():
+            unfinished.append(folder.name)
+        else:
+            raise ScmdError(
+                f"{folder} holds neither a comparison nor a run. Give a folder that scmd protocol "
+                "or scmd train wrote"
+            )
+    return records, unfinished
+
+
+def _read(folder: Path, label: str | None, draw: int) -> Record:
+    config = load_config(folder / CONFIG)
+    lines = [line for line in read_metrics(folder / METRICS) if "holdout_accuracy" in line]
+    if config.average.average == "swad":  # earlier lines are of the live weights
+        lines = lines[-1:]
+    summary = read_json(folder / SUMMARY)
+    return Record(folder, label or config.method, draw, config, lines, summary)
+
+
+def check_comparable(records: Sequence[Record]) -> list[str]:
+    """What differs, besides method, hyper-parameters, domain and seed, among runs of one data set.
+
+    An average that a label names is meant to differ.
+    """
+    students = [record for record in records if record.label not in REFERENCES]
+    found: dict[str, None] = {}
+    plain = [record for record in students if "@" not in record.label]
+    average = (plain or students)[0].config.average if students else AverageConfig()
+    for record in students[1:]:
+        first = students[0]
+        for difference in differences(_common(first, average), _common(record, average)):
+            found[f"{difference} ({first.label}, {record.label})"] = None
+    counts: dict[int, list[str]] = {}
+    for label in dict.fromkeys(record.label for record in students):
+        draws = {record.draw for record in students if record.label == label}
+        counts.setdefault(len(draws), []).append(label)
+    if len(counts) > 1:
+        said = "; ".join(f"{n} for {', '.join(labels)}" for n, labels in counts.items())
+        found[f"draws of hyper-parameters: {said}"] = None
+    return list(found)
+
+
+def _common(record: Record, average: AverageConfig) -> RunConfig:
+    config = record.config
+    return dataclasses.replace(
+        config,
+        method="erm",
+        hparams=METHODS["erm"].Config(),
+        data=dataclasses.replace(config.data, target=None, also_held_out=()),
+        training=dataclasses.replace(config.training, seed=0, score_held_out=False),
+        average=average if "@" in record.label else config.average,
+    )

@@ -1,0 +1,116 @@
+"""The teacher itself, measured as a run is: zero-shot, and with a linear probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from scmd.build import Roles, assign_roles
+from scmd.cache import Shared
+from scmd.data.folder import DomainImages
+from scmd.data.loader import evaluation_batches
+from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure
+from scmd.files import write_json, writing_aside
+from scmd.models.teacher import CLIPTeacher, seen_domains
+from scmd.protocol.plan import PlannedRun
+from scmd.run_folder import METRICS, SUMMARY, opened
+
+PROBE_C = 1.0
+
+
+def measure_reference(run: PlannedRun, out: Path, shared: Shared) -> dict[str, Any]:
+    """Measure the teacher as the students of a comparison are, and write a run's folder.
+
+    ``zero-shot`` is the teacher's opinion. ``linear-probe`` is a logistic regression (L2,
+    strength 1/c; Radford et al. 2021, arXiv:2103.00020, section 3.2) on its standardised image
+    embeddings of the sources' training part. Images go through the teacher's own transform.
+
+    Returns:
+        What ``summary.json`` holds: as far as it applies, that of a trained run.
+    """
+    config = run.config
+    roles = assign_roles(config)
+    teacher = shared.teacher(config.teacher, roles.data.classes)
+    with opened(out, config):
+        embeddings = shared.once(
+            ("embeddings", config.teacher, roles.data.ids.tobytes()),
+            lambda: embed(teacher, roles.data, config.training.workers),
+        )
+        if run.label == "zero-shot":
+            logits = teacher.opinion(embeddings).cpu()
+        else:
+            logits = _probe(embeddings.numpy(), roles, run.drawn.get("c", PROBE_C))
+        summary = _summary(run, roles, logits)
+        line = {"step": 0, **summary["model_selection"]["line"]}
+        with writing_aside(out / METRICS) as file:
+            import json
+
+            file.write(json.dumps(line).encode() + b"\n")
+        write_json(out / SUMMARY, summary)
+    return summary
+
+
+def embed(teacher: CLIPTeacher, data: DomainImages, workers: int) -> Tensor:
+    """The teacher's normalised embeddings of all images: float32 [N, E], on the CPU."""
+    device = teacher.text_embeddings.device
+    rows = np.arange(len(data))
+    batches = evaluation_batches(
+        data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
+    )
+    return collect_logits(teacher.normalized_embeddings, batches, device)
+
+
+def _probe(embeddings: np.ndarray, roles: Roles, c: float) -> Tensor:
+    rows = np.concatenate(roles.train_rows())
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    probe.fit(embeddings[rows], roles.data.labels[rows])
+    found = probe[-1].classes_  # classes without a training image have no column
+    logits = np.full((len(embeddings), len(roles.data.classes)), -1e9, dtype=np.float32)
+    logits[:, found] = probe.predict_log_proba(embeddings)
+    return torch.from_numpy(logits)
+
+
+def _summary(run: PlannedRun, roles: Roles, logits: Tensor) -> dict[str, Any]:
+    data, config = roles.data, run.config
+    labels = torch.from_numpy(data.labels).long()
+
+    def score(rows: np.ndarray) -> float:
+        return accuracy(logits[rows], labels[rows])
+
+    holdout = {domain: score(roles.rows(domain, "holdout")) for domain in roles.sources}
+    target = run.target
+    rows = roles.rows(target, "target", "target-holdout")
+    scores = {
+        "accuracy": score(rows),
+        "domainbed_part": score(roles.rows(target, "target")),
+        "holdout": score(roles.rows(target, "target-holdout")),
+    }
+    line = {
+        "holdout": holdout,
+        "holdout_accuracy": float(np.mean(list(holdout.values()))),
+        "held_out": {target: scores},
+    }
+    return {
+        "method": run.label,
+        "target": target,
+        "sources": list(roles.sources),
+        "classes": list(data.classes),
+        "seed": run.trial,
+        "steps": 0,
+        "model_selection": {"rule": "nothing to choose", "step": 0, "line": line},
+        "results": {
+            target: {"role": "target", **measure(logits[rows], labels[rows], data.classes)}
+        },
+        "teacher": {
+            "name": config.teacher.name,
+            "fitted_on_domains": seen_domains(config.teacher.name),
+        },
+        "training_seconds": 0.0,
+    }
