@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,18 @@ from toys import CLASSES, EMBEDDING, FEATURES, ToyBackbone, ToyTeacher, make_bat
 from scmd.averaging import Average, AverageConfig
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
-from scmd.losses import focal_classification, logit_distillation, sample_distillation
+from scmd.losses import (
+    classification,
+    focal_classification,
+    logit_distillation,
+    sample_distillation,
+)
 from scmd.methods import ERM, KD, METHODS, SCMD, Method, MethodConfig
 from scmd.methods.ablations import ABLATIONS
 from scmd.methods.base import Output
 from scmd.methods.kd import KDConfig
 from scmd.methods.scmd import LOG_SCALE_MAX, SCMDConfig
+from scmd.models.images import as_float
 from scmd.models.teacher import Teacher
 from scmd.selection import Decisions, SelectionConfig, hardest
 
@@ -689,3 +697,26 @@ def test_settings_out_of_range_are_errors(
 ):
     with pytest.raises(ScmdError, match=message):
         config(**settings)  # type: ignore[arg-type]
+
+
+def test_the_method_of_the_readme_is_one():
+    """What the README calls a method is one: it trains, and smoothing 0 is cross-entropy."""
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.S) if "(Method)" in c)
+    imports = (
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch.nn import functional as F\n"
+        "from scmd.data.loader import Batch\n"
+        "from scmd.methods.base import Method, MethodConfig, Output\n"
+        "from scmd.methods.search import Uniform\n"
+        "from scmd.models.images import as_float\n"
+    )
+    names: dict = {"__name__": __name__}
+    exec(compile(imports + example, "README.md", "exec"), names)
+    config = names["LabelSmoothingConfig"](smoothing=0.0)
+    method = names["LabelSmoothing"](ToyBackbone(), None, config, CLASSES)
+    batch = make_batch()
+    loss = method(batch, 0.0)["loss"]
+    expected = classification(method.predict(as_float(batch.images)), batch.labels)
+    torch.testing.assert_close(loss, expected)
