@@ -114,4 +114,5 @@ def _bytes(kept: Iterable[dict[int, Batch]]) -> int:
 def _digest(data: DomainImages) -> bytes:
     digest = hashlib.blake2b(str(data.root.resolve()).encode(), digest_size=16)
     digest.update(data.ids.tobytes())
+    digest.update(data.labels.tobytes())
     return digest.digest()

@@ -62,20 +62,57 @@ class EvaluateCommand:
 
 @dataclass(frozen=True)
 class PredictCommand:
-    """Classify images with a trained student."""
+    """Classify images with a trained student, in its classes or (scmd) against any text.
+
+    An image that cannot be read is reported in the output, and does not end the command; exit
+    status 1 where none could be read.
+    """
 
     run: tyro.conf.Positional[Path]
-    """Folder of a finished run."""
+    """Folder of a finished run, or one that was exported to ONNX, or an ONNX file of it."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
-    format: Literal["csv", "jsonl"] = "csv"
-    """csv: a line per image and rank. jsonl: a line per image."""
+    """Image files, folders of them, or quoted patterns ('new/**/*.jpg'); - reads one path per line
+    from the standard input."""
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    """csv, parquet: a row per image and rank. jsonl: a line per image."""
     top: int = 1
     """How many classes to give for each image."""
+    calibration: bool = True
+    """Divide the logits by the temperature that was fitted on the sources' holdout."""
+    min_confidence: float = 0.0
+    """Abstain (give no class) where the best class is less probable."""
+    classes: str | None = None
+    """Classify against texts instead: "zebra, lion, a picture of nothing". A single word is put
+    into the run's prompt (polar_bear for two); a text with spaces is taken as it is. Needs a run of
+    scmd, and its teacher. @NAME: texts that were saved, which need no teacher."""
+    save_classes: str | None = None
+    """Store the texts of --classes and their embeddings beside the model, under this name."""
     out: Path | None = None
     """File to write; default: standard output."""
     workers: int = 2
     """Processes that decode images."""
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a trained student as a folder that needs neither scmd nor, as ONNX, PyTorch.
+
+    The result is compared with PyTorch on held-out images of the sources; where it differs, exit
+    status 2 and no folder.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    out: Path
+    """The folder to make."""
+    to: Literal["onnx", "torch"] = "onnx"
+    """onnx: for any ONNX runtime. torch: a program of torch.export."""
+    int8: bool = False
+    """Write an 8-bit model, too, calibrated on training images, and measure what it loses."""
+    benchmark: bool = False
+    """Print sizes and latencies on this machine's CPU."""
+    data: Path | None = None
+    """The run's data set, where it is no longer where config.toml says."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +209,17 @@ class TablesCommand:
 
 
 @dataclass(frozen=True)
+class ReportCommand:
+    """Write one HTML page about finished runs: results, errors, calibration, selections."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of scmd train, compared where there are several; or one of scmd protocol, whose
+    tables are shown."""
+    out: Path
+    """Folder for index.html and, with a teacher, the lists of labels to review."""
+
+
+@dataclass(frozen=True)
 class DemoCommand:
     """Run ERM, KD and SCMD on handwritten digits that come with the package, and compare them."""
 
@@ -226,14 +274,50 @@ def evaluate(command: EvaluateCommand) -> int:
 
 def predict(command: PredictCommand) -> int:
     """``scmd predict``."""
-    from scmd.deploy.predict import predict_files, write_predictions
+    from scmd.deploy.outputs import write_predictions
+    from scmd.deploy.predict import predict_files
+    from scmd.deploy.promptable import load_promptable, parse_classes, save_classes
+    from scmd.progress import counting
 
+    classes = None if command.classes is None else parse_classes(command.classes)
+    if command.save_classes is not None:
+        if classes is None:
+            raise ScmdError('no classes to save. Give --classes "..." with --save-classes')
+        file = save_classes(
+            command.run, command.save_classes, load_promptable(command.run, classes)
+        )
+        print(f"{file}: saved", file=sys.stderr)
+        if not command.images:
+            return 0
     if not command.images:
         raise ScmdError("no image given. Name image files, or folders of them")
-    if command.top < 1:
-        raise ScmdError(f"--top {command.top}: give a whole number from 1")
-    predictions = predict_files(command.run, command.images, command.top, command.workers)
-    return 0 if write_predictions(predictions, command.format, command.out) else 1
+    _check_writable(command.out)
+    console = Console(stderr=True)
+    mixed = command.out is None and sys.stdout.isatty()  # a bar among the lines would tear them
+    console.quiet = mixed
+    with counting(console, "classifying") as progress:
+        predictions = predict_files(
+            command.run,
+            command.images,
+            command.top,
+            command.workers,
+            command.calibration,
+            command.min_confidence,
+            classes,
+            progress,
+        )
+        return 0 if write_predictions(predictions, command.format, command.out) else 1
+
+
+def export(command: ExportCommand) -> int:
+    """``scmd export``."""
+    from scmd.deploy.export import export_run, print_export
+
+    about = export_run(
+        command.run, command.out, command.to, command.int8, command.benchmark, command.data
+    )
+    print_export(about, command.out, Console())
+    return 0
 
 
 def teacher_eval(command: TeacherEvalCommand) -> int:
@@ -339,13 +423,41 @@ def tables(command: TablesCommand) -> int:
     return 0
 
 
+def report(command: ReportCommand) -> int:
+    """``scmd report``."""
+    from scmd.protocol.present import tables_for_page
+    from scmd.protocol.runner import PLAN
+    from scmd.report.gather import gather
+    from scmd.report.page import write_page
+
+    if not command.runs:
+        raise ScmdError("no run given. Name folders that scmd train or scmd protocol wrote")
+    comparisons = [run for run in command.runs if (run / PLAN).exists()]
+    tables = tables_for_page(TablesConfig(tuple(comparisons))) if comparisons else []
+    try:
+        command.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScmdError(
+            f"{command.out} cannot be made: {error.strerror}. Choose another --out"
+        ) from error
+    console = Console(stderr=True)
+    runs = [run for run in command.runs if run not in comparisons]
+    pages = [gather(run, command.out, console) for run in runs]
+    names = ", ".join(run.resolve().name for run in command.runs)
+    write_page(command.out / "index.html", names, pages, tables)
+    print(command.out / "index.html")
+    return 0
+
+
 _COMMANDS = {
     "demo": (DemoCommand, demo),
     "train": (TrainCommand, train),
     "protocol": (ProtocolCommand, protocol),
     "tables": (TablesCommand, tables),
+    "report": (ReportCommand, report),
     "evaluate": (EvaluateCommand, evaluate),
     "predict": (PredictCommand, predict),
+    "export": (ExportCommand, export),
     "teacher eval": (TeacherEvalCommand, teacher_eval),
     "teacher fit": (TeacherFitCommand, teacher_fit),
     "data digits": (DataDigitsCommand, data_digits),

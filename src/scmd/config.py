@@ -169,7 +169,12 @@ PRESETS: dict[str, dict[str, Any]] = {
             "lr_scale": 1e-2,
             "selection": {"fraction": 0.5, "warmup": 0.4},
         },
-        "training": {"steps": 150, "evaluate_every": 50, "checkpoint_every": 150},
+        "training": {
+            "steps": 250,
+            "batch_per_domain": 16,
+            "evaluate_every": 50,
+            "checkpoint_every": 250,
+        },
         "average": {"average": "ema", "average_start": 1, "ema_decay": 0.98},
     },
 }

@@ -86,18 +86,28 @@ def bootstrap_intervals(
     return (overall[0].item(), overall[1].item()), (macro[0].item(), macro[1].item()), each
 
 
-def measure(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error, 15 bins, of softmax(logits). Logits [N, C], labels int64 [N]."""
+    probabilities = logits.softmax(1)
+    return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=15))
+
+
+def measure(
+    logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float | None = None
+) -> dict[str, Any]:
     """What is reported about one domain.
 
     Args:
         logits: [N, C].
         labels: int64 [N].
         classes: The C class names.
+        temperature: What a deployed student divides its logits by, where that is known.
 
     Returns:
         ``n``, ``accuracy`` and its ``interval`` (95 %, bootstrap), ``macro_accuracy`` (mean over
         the classes that occur) and ``macro_interval``, ``ece`` (expected calibration error, 15
-        bins), ``per_class`` (accuracy, interval and n) and ``confusion`` (rows are labels, columns
+        bins, of the logits as they are), ``ece_calibrated`` (with the temperature, where there is
+        one), ``per_class`` (accuracy, interval and n) and ``confusion`` (rows are labels, columns
         predictions).
     """
     count = len(classes)
@@ -115,7 +125,12 @@ def measure(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str,
         "interval": list(overall),
         "macro_accuracy": float(recall[occur].mean()),
         "macro_interval": list(macro),
-        "ece": float(multiclass_calibration_error(logits.softmax(1), labels, count, n_bins=15)),
+        "ece": calibration_error(logits, labels),
+        **(
+            {"ece_calibrated": calibration_error(logits / temperature, labels)}
+            if temperature is not None
+            else {}
+        ),
         "per_class": {
             name: {
                 "accuracy": float(recall[i]),

@@ -21,7 +21,11 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     """A bar for work that is counted; yields what is to be called with (done, of)."""
     columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,  # or what is written to a pipe would come out at the terminal
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -13,7 +13,14 @@ from rich.console import Console
 from scmd.build import Roles
 from scmd.cache import Shared
 from scmd.config import RunConfig
-from scmd.deploy.classifier import WEIGHTS, Classifier, load, save_classifier
+from scmd.deploy.calibration import before_and_after, calibrate
+from scmd.deploy.classifier import (
+    WEIGHTS,
+    Classifier,
+    load,
+    save_classifier,
+    save_temperature,
+)
 from scmd.efficiency import cost
 from scmd.evaluate import EVALUATION_BATCH, accuracy, accuracy_interval, collect_logits, measure
 from scmd.files import write_json
@@ -77,25 +84,33 @@ def finish(
     if method.needs_teacher:
         seen = seen_domains(config.teacher.name)
         summary["teacher"] = {"name": config.teacher.name, "fitted_on_domains": seen}
-    for domain in roles.sources:
-        rows = roles.rows(domain, "holdout")
+    holdout = {
+        domain: _predict(model, roles, roles.rows(domain, "holdout"), config, shared)
+        for domain in roles.sources
+    }
+    logits, labels = map(torch.cat, zip(*holdout.values(), strict=True))
+    calibration = summary["calibration"] = calibrate(logits, labels)
+    temperature = calibration["temperature"]
+    save_temperature(out, temperature)
+    for domain, predicted in holdout.items():
         summary["results"][domain] = {
             "role": "source holdout",
-            **_measure(model, roles, rows, config, shared),
+            **measure(*predicted, classes, temperature),
         }
     for domain in roles.left_out:
         rows = roles.rows(domain, "left-out")
         summary["results"][domain] = {
             "role": "left out",
-            **_measure(model, roles, rows, config, shared),
+            **measure(*_predict(model, roles, rows, config, shared), classes, temperature),
         }
     if roles.target:
         rows = roles.rows(roles.target, "target", "target-holdout")
         logits, labels = _predict(model, roles, rows, config, shared)
         part = torch.from_numpy(roles.split[rows] == "target")
+        calibration["target"] = {"ece": before_and_after(logits, labels, temperature)}
         summary["results"][roles.target] = {
             "role": "target",
-            **measure(logits, labels, classes),
+            **measure(logits, labels, classes, temperature),
             "domainbed_part": {
                 "what": f"the {1 - config.data.holdout:.0%} that DomainBed scores",
                 "n": int(part.sum()),
@@ -160,6 +175,12 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
         f"chosen: step {selection['step']}, {selection['rule']} "
         f"({selection['holdout_accuracy']:.3f}; as it chose, a little too high)"
     )
+    if calibration := summary.get("calibration"):  # earlier versions had none
+        before, after = calibration["holdout"]["ece"]
+        console.print(
+            f"calibration: temperature {calibration['temperature']:.3g}, fitted on the sources' "
+            f"holdout, whose ECE it takes from {before:.3f} to {after:.3f}"
+        )
     for name, costs in summary["cost"].items():
         console.print(
             f"{name}: {costs['parameters'] / 1e6:.2f} M parameters, {costs['flops'] / 1e9:.2f} "
@@ -177,9 +198,3 @@ def _predict(
     device = next(model.parameters()).device
     logits = collect_logits(model, batches, device)
     return logits, torch.from_numpy(roles.data.labels[rows]).long()
-
-
-def _measure(
-    model: Classifier, roles: Roles, rows: Any, config: RunConfig, shared: Shared
-) -> dict[str, Any]:
-    return measure(*_predict(model, roles, rows, config, shared), roles.data.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,27 @@ class Classifier(nn.Module):
         """Side of the input in pixels."""
         return int(self.description["image_size"])
 
+    @property
+    def temperature(self) -> float:
+        """What calibrated probabilities divide the logits by; 1 where none was fitted."""
+        return float(self.description.get("temperature", 1.0))
+
     def forward(self, images: Tensor) -> Tensor:
         """Images to logits."""
         return self.classifier(self.backbone(as_float(images)))
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Image.Image]) -> Tensor:
-        """Class probabilities [B, C] of pictures of any size and mode, as in ``scmd predict``."""
+    def predict(self, images: Sequence[Image.Image], calibrated: bool = True) -> Tensor:
+        """Class probabilities [B, C] of pictures of any size and mode, as in ``scmd predict``.
+
+        Args:
+            images: The pictures.
+            calibrated: Divide the logits by the temperature; False: take them as they are.
+        """
         transform = evaluation_transform(self.image_size)
         batch = torch.stack([transform(to_rgb(image)) for image in images])
-        return self(batch.to(next(self.parameters()).device)).softmax(1)
+        logits = self(batch.to(next(self.parameters()).device))
+        return (logits / self.temperature if calibrated else logits).softmax(1)
 
 
 def save_classifier(
@@ -91,6 +103,15 @@ def save_classifier(
     with writing_aside(folder / WEIGHTS) as file:
         file.write(serialize({name: value.contiguous() for name, value in weights.items()}))
     write_json(folder / MODEL, description)
+
+
+def save_temperature(folder: Path, temperature: float) -> None:
+    """Write the temperature of calibrated probabilities into a saved student's ``model.json``.
+
+    Raises:
+        ScmdError: There is no ``model.json``, or it is damaged.
+    """
+    write_json(folder / MODEL, _read_description(folder) | {"temperature": temperature})
 
 
 def _shortest(values: Tensor) -> list[float]:
@@ -135,6 +156,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
                 "Use the version of scmd that wrote it"
             )
         for key, (expected, is_right) in _FIELDS.items():
+            if key in _OPTIONAL and key not in description:
+                continue
             if not is_right(description[key]):
                 raise ScmdError(f"{file}: {key} = {description[key]!r}. Expected {expected}")
     except (TypeError, KeyError) as error:
@@ -158,4 +181,10 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mean": ("three numbers", _is_triple),
     "std": ("three numbers", _is_triple),
     "classes": ("a list of texts", _is_texts),
+    "temperature": (
+        "a number above 0",
+        lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    ),
 }
+_OPTIONAL = {"temperature"}
+"""What earlier versions did not write."""

@@ -50,7 +50,12 @@ def evaluate_run(run: str | Path, path: str | Path, workers: int = 2) -> dict[st
         rows = data.rows(domain)
         batches = evaluation_batches(data, rows, model.image_size, EVALUATION_BATCH, workers)
         logits = collect_logits(model, batches, device)
-        results[domain] = measure(logits, torch.from_numpy(labels[rows]).long(), model.classes)
+        results[domain] = measure(
+            logits,
+            torch.from_numpy(labels[rows]).long(),
+            model.classes,
+            model.description.get("temperature"),
+        )
         if domain in model.description.get("trained_on", ()):
             results[domain]["role"] = "trained on"
     return {"model": str(run), "data": str(path), "results": results}

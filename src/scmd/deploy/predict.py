@@ -2,152 +2,167 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TextIO
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from scmd.data.images import IMAGE_EXTENSIONS, read_image
+from scmd.data.images import read_image
 from scmd.data.transforms import Transform, evaluation_transform
-from scmd.deploy.classifier import Classifier, load
-from scmd.errors import BadImageError, ScmdError
+from scmd.deploy.classifier import WEIGHTS, load
+from scmd.deploy.inputs import find_images
+from scmd.deploy.outputs import Prediction
+from scmd.deploy.promptable import load_promptable
+from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.evaluate import EVALUATION_BATCH
-from scmd.files import writing_aside
+from scmd.models.images import as_float
+
+ONNX = "model.onnx"
 
 
-class Prediction(NamedTuple):
-    """What a student says about one file."""
+class Deployed(Protocol):
+    """What a model in use has, whatever runs it."""
 
-    file: Path
-    ranked: tuple[tuple[str, float], ...]
-    """The most probable classes with their probabilities, best first; empty on an error."""
-    error: str | None = None
-    """Why the file was not classified."""
+    @property
+    def classes(self) -> Sequence[str]:
+        """In the order of the logits."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input in pixels."""
+        ...
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What ``model.json`` says."""
+        ...
+
+    def __call__(self, images: Tensor, /) -> Any:
+        """Float images in [0, 1], [B, 3, H, W], to logits [B, C]."""
+        ...
 
 
 def predict_files(
-    run: str | Path, images: Sequence[Path], top: int = 1, workers: int = 2
+    run: str | Path,
+    images: Sequence[Path],
+    top: int = 1,
+    workers: int = 2,
+    calibrated: bool = True,
+    min_confidence: float = 0.0,
+    classes: Sequence[str] | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify files, and the image files in folders, in order.
 
     Args:
-        run: The folder of a finished run.
-        images: Files, or folders that are searched in full.
+        run: The folder of a finished run, or an exported model; see ``load_any``.
+        images: What ``find_images`` understands.
         top: How many classes to give.
         workers: Processes that decode images.
+        calibrated: Divide the logits by the temperature that was fitted on the sources' holdout.
+            The order of the classes is the same without. Warns where there is none.
+        min_confidence: Abstain where the best class is less probable.
+        classes: Texts to classify against, or the name of saved ones; see ``load_promptable``.
+            Their probabilities are not calibrated.
+        progress: Called with how many files are done, and of how many.
 
     Raises:
-        ScmdError: No model there, or a path that does not exist.
+        ScmdError: No model there, a path that does not exist, or a bad setting.
     """
+    if top < 1:
+        raise ScmdError(f"top = {top}: give a whole number from 1")
+    if not 0 <= min_confidence <= 1:
+        raise ScmdError(f"min_confidence = {min_confidence}: give a probability, from 0 to 1")
     files = list(find_images(images))
-    return _predict(load(run), files, top, workers)
+    model = load_any(run) if classes is None else load_promptable(run, classes)
+    temperature = 1.0
+    if calibrated and classes is None:
+        if "temperature" not in model.description:
+            warnings.warn(
+                f"{run} has no temperature: its probabilities are not calibrated",
+                ScmdWarning,
+                stacklevel=2,
+            )
+        temperature = float(model.description.get("temperature", 1.0))
+    return _predict(model, files, top, workers, temperature, min_confidence, progress)
 
 
-def _predict(model: Classifier, files: list[Path], top: int, workers: int) -> Iterator[Prediction]:
+def load_any(path: str | Path) -> Deployed:
+    """Load a student to be used: from a run's folder, or as it was exported.
+
+    Args:
+        path: A folder with ``model.safetensors``; else one with ``model.onnx``; or an ONNX file.
+
+    Raises:
+        ScmdError: It is none of them, or damaged.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx" or ((path / ONNX).exists() and not (path / WEIGHTS).exists()):
+        from scmd.deploy.onnx import load_onnx  # its runtime is optional
+
+        return load_onnx(path)
+    return load(path)
+
+
+def device_for(model: Deployed) -> torch.device:
+    """Move a torch model to the accelerator, if there is one, and tell where images have to go."""
+    if not isinstance(model, nn.Module):
+        return torch.device("cpu")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    return device
+
+
+def _predict(
+    model: Deployed,
+    files: list[Path],
+    top: int,
+    workers: int,
+    temperature: float,
+    min_confidence: float,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Prediction]:
+    device = device_for(model)
     loader = DataLoader(
         _Files(files, evaluation_transform(model.image_size)),
         batch_size=EVALUATION_BATCH,
         num_workers=min(workers, len(files)),
         collate_fn=list,
     )
-    names = iter(files)
+    done = 0
     for batch in loader:
         decoded = [item for item in batch if isinstance(item, Tensor)]
-        ranked = iter(())
-        if decoded:
-            with torch.inference_mode():
-                images = torch.stack(decoded).to(device)
-                best = model(images).softmax(1).topk(min(top, len(model.classes)))
-            ranked = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        for item in batch:
-            file = next(names)
+        ranked = iter(_rank(model, decoded, top, temperature, device) if decoded else [])
+        for file, item in zip(files[done : done + len(batch)], batch, strict=True):
             if isinstance(item, Tensor):
-                pairs = zip(*next(ranked), strict=True)
-                yield Prediction(file, tuple((model.classes[c], p) for c, p in pairs))
+                best = next(ranked)
+                yield Prediction(file, best, abstained=best[0][1] < min_confidence)
             else:
                 yield Prediction(file, (), str(item))
+        done += len(batch)
+        if progress:
+            progress(done, len(files))
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given; of folders, all files with an image's extension, sorted.
-
-    Raises:
-        ScmdError: A path that does not exist, or a folder without an image.
-    """
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS)
-            if not inside:
-                raise ScmdError(f"no image in {path}. Give image files or folders of them")
-            yield from inside
-        elif path.exists():
-            yield path
-        else:
-            raise ScmdError(f"no such image: {path}")
-
-
-def write_predictions(
-    predictions: Iterable[Prediction], form: Literal["csv", "jsonl"], out: Path | None = None
-) -> bool:
-    """Write predictions as CSV (a line per image and rank) or JSON lines (a line per image).
-
-    A file appears when it is complete.
-
-    Returns:
-        Whether any image could be classified.
-
-    Raises:
-        ScmdError: The file cannot be written.
-    """
-    any_classified = False
-    with ExitStack() as stack:
-        file: TextIO = sys.stdout
-        if out:
-            binary = stack.enter_context(writing_aside(out))
-            file = io.TextIOWrapper(binary, encoding="utf-8", newline="", write_through=True)
-            stack.callback(file.detach)
-        write = _csv_writer(file) if form == "csv" else _json_writer(file)
-        for prediction in predictions:
-            write(prediction)
-            any_classified |= prediction.error is None
-    return any_classified
-
-
-def _csv_writer(file: TextIO):
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("file", "rank", "class", "probability", "error"))
-
-    def write(prediction: Prediction) -> None:
-        for rank, (name, probability) in enumerate(prediction.ranked, 1):
-            writer.writerow((prediction.file, rank, name, f"{probability:.6f}", ""))
-        if prediction.error:
-            writer.writerow((prediction.file, "", "", "", prediction.error))
-
-    return write
-
-
-def _json_writer(file: TextIO):
-    def write(prediction: Prediction) -> None:
-        line: dict[str, object] = {"file": str(prediction.file)}
-        if prediction.error:
-            line["error"] = prediction.error
-        else:
-            name, probability = prediction.ranked[0]
-            line |= {"class": name, "probability": round(probability, 6)}
-            line["top"] = [{"class": n, "probability": round(p, 6)} for n, p in prediction.ranked]
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    return write
+@torch.inference_mode()
+def _rank(
+    model: Deployed, decoded: list[Tensor], top: int, temperature: float, device: torch.device
+) -> list[tuple[tuple[str, float], ...]]:
+    """Per image the best classes. The logits rank them: probabilities of 0 would be ties."""
+    logits = torch.as_tensor(model(as_float(torch.stack(decoded).to(device)))).float().cpu()
+    best = logits.topk(min(top, len(model.classes))).indices
+    probabilities = (logits / temperature).softmax(1).gather(1, best)
+    chosen: list[list[int]] = best.tolist()
+    values: list[list[float]] = probabilities.tolist()
+    return [
+        tuple((model.classes[c], p) for c, p in zip(*pair, strict=True))
+        for pair in zip(chosen, values, strict=True)
+    ]
 
 
 class _Files(Dataset):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from scmd.config import merge
 from scmd.errors import ScmdError
 from scmd.methods import MethodConfig
 from scmd.methods.search import Choice, LogUniform, Range, SearchSpace, Uniform
@@ -39,24 +41,42 @@ def with_values(hparams: MethodConfig, values: Mapping[str, Any]) -> MethodConfi
     Raises:
         ScmdError: There is no such setting, or its value is out of range.
     """
+    return _with(hparams, nested(values), "")
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as tables in tables: ``{"a.b": 1}`` to ``{"a": {"b": 1}}``."""
+    tables: dict[str, Any] = {}
     for name, value in values.items():
-        hparams = _with(hparams, name.split("."), value, name)
-    return hparams
+        first, dot, rest = name.partition(".")
+        if dot:
+            value = nested({rest: value})
+        elif isinstance(value, Mapping):
+            value = nested(value)
+        tables = merge(tables, {first: value})
+    return tables
 
 
-def _with(config: Any, path: list[str], value: Any, name: str) -> Any:
-    if path[0] not in {part.name for part in dataclasses.fields(config)}:
-        raise ScmdError(f"there is no hyper-parameter {name!r} in {type(config).__name__}")
-    own = getattr(config, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(own):
-            raise ScmdError(f"hyper-parameter {name!r}: {path[0]!r} has no parts")
-        value = _with(own, path[1:], value, name)
-    elif isinstance(own, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    elif type(own) is not type(value):
-        raise ScmdError(f"{name} = {value!r}: give a value like its default, {own!r}")
-    return dataclasses.replace(config, **{path[0]: value})
+def _with(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    known = [part.name for part in dataclasses.fields(config)]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = prefix + key
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f". Did you mean {prefix + near[0]!r}?" if near else ""
+            raise ScmdError(
+                f"there is no hyper-parameter {name!r} in {type(config).__name__}{hint}"
+            )
+        own = getattr(config, key)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(own):
+            value = _with(own, value, f"{name}.")
+        elif isinstance(own, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif type(own) is not type(value):
+            raise ScmdError(f"{name} = {value!r}: give a value like its default, {own!r}")
+        changes[key] = value
+    return dataclasses.replace(config, **changes)  # at once: some are valid only together
 
 
 def parse_range(name: str, given: Any) -> Range:

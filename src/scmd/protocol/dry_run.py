@@ -24,7 +24,8 @@ def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
     A method's seconds are those of its finished runs, or else of timed trial steps, without what
     runs of one process share: then the estimate is an upper bound.
     """
-    table = Table(title=f"{len(runs)} runs in {out}", box=SIMPLE, title_justify="left")
+    console.print(f"{len(runs)} runs in {out}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=SIMPLE)
     for name in ("method", "runs", "done", "seconds a run", "from"):
         table.add_column(name, justify="left" if name in ("method", "from") else "right")
     left = 0.0

@@ -10,13 +10,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from scmd.protocol.statistics import Estimate
 
 Format = Literal["text", "markdown", "latex", "csv"]
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "–": "--"}
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%_#${}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
 
 
 @dataclass
@@ -48,24 +54,27 @@ def number(value: float, digits: int = 2, sign: bool = False) -> str:
 
 def render(tables: Sequence[Table], form: Format) -> str:
     """All tables, one after the other."""
-    write = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form]
+    if form == "csv":
+        return _csv(tables)
+    write = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
     return "\n".join(write(table) for table in tables)
 
 
 def _text(table: Table) -> str:
-    rich = RichTable(title=table.title, box=SIMPLE, title_justify="left")
+    rich = RichTable(box=SIMPLE)
     for place, name in enumerate(table.header):
-        rich.add_column(name, justify="right" if place else "left", no_wrap=True)
+        rich.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
     for row in table.rows:
-        rich.add_row(*row)
+        rich.add_row(*map(Text, row))
     file = io.StringIO()
     width = 4 + sum(
-        3 + max(len(row[place]) for row in [table.header, *table.rows])
+        3 + max(cell_len(row[place]) for row in [table.header, *table.rows])
         for place in range(len(table.header))
     )
     Console(file=file, width=max(width, 80)).print(rich, markup=False)
     return (
-        "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+        f"{table.title}\n"  # rich would wrap it to the table's width
+        + "\n".join(line.rstrip() for line in file.getvalue().splitlines())
         + "\n"
         + "".join(f"{note}\n" for note in table.notes)
     )
@@ -89,7 +98,7 @@ def _latex(table: Table) -> str:
         [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_escape('. '.join([table.title, *table.notes]))}}}",
+            rf"  \caption{{{_escape(' '.join([f'{table.title}.', *table.notes]))}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
             r"    \hline",
             line(table.header),
@@ -107,9 +116,14 @@ def _escape(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _csv(table: Table) -> str:
+def _csv(tables: Sequence[Table]) -> str:
+    """One table: a header stands only where it is another than before."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table.header)
-    writer.writerows(table.rows)
+    header: list[str] = []
+    for table in tables:
+        if table.header != header:
+            writer.writerow(table.header)
+        header = table.header
+        writer.writerows(table.rows)
     return file.getvalue()

@@ -89,7 +89,8 @@ def _best(own: Sequence[Record], pairs: Sequence[Record], rule: Rule) -> Chosen:
             line = record.lines[-1]
             options.append((_held_out(record, line, record.target)["holdout"], record, line))
         else:
-            matching = [pair for pair in pairs if pair.draw == record.draw]
+            same = (record.draw, record.config.hparams)
+            matching = [pair for pair in pairs if (pair.draw, pair.config.hparams) == same]
             options.extend(
                 (value, record, line) for value, line in _cross_validated(record, matching)
             )

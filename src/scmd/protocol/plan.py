@@ -21,11 +21,11 @@ from scmd.errors import ScmdError
 from scmd.methods import METHODS
 from scmd.methods.ablations import ABLATIONS
 from scmd.methods.search import SearchSpace
-from scmd.protocol.draws import draw_values, parse_range, with_values
+from scmd.protocol.draws import draw_values, with_values
+from scmd.protocol.settings import PROBE, check_names, own_values, search_space
 
-REFERENCES = ("zero-shot", "linear-probe")
+REFERENCES = ("zero-shot", PROBE)
 """The teacher itself, for comparison: as it is, and with a linear classifier on its embeddings."""
-PROBE_SEARCH = {"c": {"low": 1e-2, "high": 1e2, "log": True}}
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,13 @@ def plan(config: ProtocolConfig) -> list[PlannedRun]:
     """
     if not config.data:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
+    asked = labels(config.methods)
     settings = read_toml(config.config) if config.config else {}
     for text in config.set:
         settings = merge(settings, parse_setting(text))
-    own = {name: settings.pop(name, {}) for name in ("methods", "search")}
-    rows = [
-        (label, *_resolve(label, config, settings, own["methods"], own["search"]))
-        for label in labels(config.methods)
-    ]
+    where = f"{config.config}: " if config.config else ""
+    check_names(settings, where)
+    rows = [(label, *_resolve(label, config.preset, settings, where)) for label in asked]
     data = load_domains(config.data, rows[0][1].data.classes)
     targets = (
         list(data.domains)
@@ -183,49 +182,23 @@ def _pairs(target: str, domains: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _resolve(
-    label: str,
-    config: ProtocolConfig,
-    settings: Mapping[str, Any],
-    own: Mapping[str, Any],
-    search: Mapping[str, Any],
+    label: str, preset: str, settings: Mapping[str, Any], where: str
 ) -> tuple[RunConfig, SearchSpace]:
     """A row's configuration at draw 0, and its search space."""
     name, _, average = label.partition("@")
-    method, changes = ABLATIONS.get(name, (name, {}))
-    reference = name in REFERENCES
-    where = f"{config.config}: " if config.config else ""
-    run = config_from(settings, config.preset, "erm" if reference else method, where)
-    general = {key: value for key, value in search.items() if not isinstance(value, dict)}
-    ranges = {
-        key: value for key, value in search.items() if isinstance(value, dict) and "low" in value
-    }
-    special = search.get(name, {})
-    if reference:
-        space = PROBE_SEARCH if name == "linear-probe" else {}
-        return run, {key: parse_range(key, value) for key, value in (space | special).items()}
-    values = dict(changes) | _dotted(own.get(method, {})) | _dotted(own.get(name, {}))
-    run = dataclasses.replace(run, hparams=with_values(run.hparams, values))
+    method, _ = ABLATIONS.get(name, (name, {}))
+    general = {key: value for key, value in settings.items() if key not in ("methods", "search")}
+    space = search_space(settings, name)
+    if name in REFERENCES:
+        return config_from(general, preset, "erm", where), space
+    run = config_from(general, preset, method, where)
+    if values := own_values(settings, name):
+        hparams = merge(dataclasses.asdict(run.hparams), values)
+        general = {**general, "method": method, "hparams": hparams}
+        run = config_from(general, preset, method, f"{where}methods.{name}: ")
     if average:
         run = dataclasses.replace(run, average=dataclasses.replace(run.average, average=average))
-    given = {**general, **ranges, **special}
-    known = METHODS[method].search_space
-    space = {
-        key: parse_range(key, given[key]) if key in given else values
-        for key, values in known.items()
-    }
-    space |= {key: parse_range(key, value) for key, value in special.items()}
-    # What makes an ablation is not searched.
-    return run, {key: values for key, values in space.items() if key not in changes}
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return run, space
 
 
 def _runs(

@@ -11,7 +11,7 @@ import tyro
 from scmd.errors import ScmdError
 from scmd.protocol.formats import Format, Table, number, percent, render
 from scmd.protocol.model_selection import RULES, SCORES, Chosen, Rule, Score, choose
-from scmd.protocol.plan import REFERENCES
+from scmd.protocol.plan import REFERENCES, labels
 from scmd.protocol.records import Record, check_comparable, read_runs
 from scmd.protocol.tables import MEAN, Grid, class_means, compare, gap_closed, grid
 
@@ -47,13 +47,21 @@ class TablesConfig:
 
 
 def tables_of(config: TablesConfig) -> str:
-    """All tables, as text in the format that is asked for.
+    """All tables, as text in the format that is asked for. Raises as ``tables_for_page``."""
+    return render(tables_for_page(config), config.format)
+
+
+def tables_for_page(config: TablesConfig) -> list[Table]:
+    """All tables, of every data set.
 
     Raises:
         ScmdError: No run is there, or runs of one table differ where they must not.
     """
     if not config.runs:
         raise ScmdError("no folder given. Name folders that scmd protocol or scmd train wrote")
+    for name in (config.baseline, config.teacher):
+        if labels(name) != [name]:
+            raise ScmdError(f"{name!r} is not a single method. Choose one")
     records, unfinished = read_runs(config.runs)
     if not records:
         raise ScmdError(
@@ -69,7 +77,7 @@ def tables_of(config: TablesConfig) -> str:
                 "others, or pass --mix to put them into one table nevertheless"
             )
         tables += _tables_of_data(config, data, own, unfinished, differing)
-    return render(tables, config.format)
+    return tables
 
 
 def _tables_of_data(

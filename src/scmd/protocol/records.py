@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmd.averaging import AverageConfig
 from scmd.config import RunConfig, differences, load_config
 from scmd.errors import ScmdError
 from scmd.files import read_json
@@ -101,19 +100,21 @@ def _read(folder: Path, label: str | None, draw: int) -> Record:
 def check_comparable(records: Sequence[Record]) -> list[str]:
     """What differs, besides method, hyper-parameters, domain and seed, among runs of one data set.
 
-    An average that a label names is meant to differ.
+    An average that a label names is meant to differ. Of a reference, its teacher and images count.
     """
     students = [record for record in records if record.label not in REFERENCES]
+    references = [record for record in records if record.label in REFERENCES]
+    ordered = [*students, *references]
     found: dict[str, None] = {}
     plain = [record for record in students if "@" not in record.label]
-    average = (plain or students)[0].config.average if students else AverageConfig()
-    for record in students[1:]:
-        first = students[0]
-        for difference in differences(_common(first, average), _common(record, average)):
-            found[f"{difference} ({first.label}, {record.label})"] = None
+    for record in ordered[1:]:
+        first, other = (_common(r, (plain or ordered)[0], ordered[0]) for r in (ordered[0], record))
+        for difference in differences(first, other):
+            found[f"{difference} ({ordered[0].label}, {record.label})"] = None
     counts: dict[int, list[str]] = {}
     for label in dict.fromkeys(record.label for record in students):
-        draws = {record.draw for record in students if record.label == label}
+        own = [record for record in students if record.label == label]
+        draws = {(record.draw, repr(record.config.hparams)) for record in own}
         counts.setdefault(len(draws), []).append(label)
     if len(counts) > 1:
         said = "; ".join(f"{n} for {', '.join(labels)}" for n, labels in counts.items())
@@ -121,13 +122,19 @@ def check_comparable(records: Sequence[Record]) -> list[str]:
     return list(found)
 
 
-def _common(record: Record, average: AverageConfig) -> RunConfig:
+def _common(record: Record, plain: Record, first: Record) -> RunConfig:
+    """What has to be alike; what may differ is ``plain``'s average, of references ``first``'s."""
     config = record.config
+    if record.label in REFERENCES:
+        images = {n: getattr(config.data, n) for n in ("path", "classes", "holdout", "skip_bad")}
+        data = dataclasses.replace(first.config.data, **images)
+        config = dataclasses.replace(first.config, data=data, teacher=config.teacher)
+    named = "@" in record.label or record.label in REFERENCES
     return dataclasses.replace(
         config,
         method="erm",
         hparams=METHODS["erm"].Config(),
         data=dataclasses.replace(config.data, target=None, also_held_out=()),
         training=dataclasses.replace(config.training, seed=0, score_held_out=False),
-        average=average if "@" in record.label else config.average,
+        average=plain.config.average if named else config.average,
     )

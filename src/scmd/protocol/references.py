@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
-from scmd.data.folder import DomainImages
 from scmd.data.loader import evaluation_batches
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure
 from scmd.files import write_json, writing_aside
+from scmd.machine import open_accelerator
 from scmd.models.teacher import CLIPTeacher, seen_domains
 from scmd.protocol.plan import PlannedRun
 from scmd.run_folder import METRICS, SUMMARY, opened
@@ -38,10 +39,11 @@ def measure_reference(run: PlannedRun, out: Path, shared: Shared) -> dict[str, A
     config = run.config
     roles = assign_roles(config)
     teacher = shared.teacher(config.teacher, roles.data.classes)
+    teacher.to(open_accelerator("fp32", config.training.device).device)
     with opened(out, config):
         embeddings = shared.once(
-            ("embeddings", config.teacher, roles.data.ids.tobytes()),
-            lambda: embed(teacher, roles.data, config.training.workers),
+            ("embeddings", config.teacher, roles.data.root.resolve(), roles.data.ids.tobytes()),
+            lambda: embed(teacher, roles, config.training.workers),
         )
         if run.label == "zero-shot":
             logits = teacher.opinion(embeddings).cpu()
@@ -50,21 +52,25 @@ def measure_reference(run: PlannedRun, out: Path, shared: Shared) -> dict[str, A
         summary = _summary(run, roles, logits)
         line = {"step": 0, **summary["model_selection"]["line"]}
         with writing_aside(out / METRICS) as file:
-            import json
-
             file.write(json.dumps(line).encode() + b"\n")
         write_json(out / SUMMARY, summary)
     return summary
 
 
-def embed(teacher: CLIPTeacher, data: DomainImages, workers: int) -> Tensor:
-    """The teacher's normalised embeddings of all images: float32 [N, E], on the CPU."""
-    device = teacher.text_embeddings.device
-    rows = np.arange(len(data))
+def embed(teacher: CLIPTeacher, roles: Roles, workers: int) -> Tensor:
+    """The teacher's normalised embeddings of all images: float32 [N, E], on the CPU.
+
+    Those of bad images, which are left out, are 0.
+    """
+    rows = np.flatnonzero(roles.split != "bad")
     batches = evaluation_batches(
-        data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
+        roles.data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
     )
-    return collect_logits(teacher.normalized_embeddings, batches, device)
+    device = teacher.text_embeddings.device
+    known = collect_logits(teacher.normalized_embeddings, batches, device)
+    embeddings = torch.zeros(len(roles.data), known.shape[1])
+    embeddings[torch.from_numpy(rows)] = known
+    return embeddings
 
 
 def _probe(embeddings: np.ndarray, roles: Roles, c: float) -> Tensor:
@@ -73,7 +79,8 @@ def _probe(embeddings: np.ndarray, roles: Roles, c: float) -> Tensor:
     probe.fit(embeddings[rows], roles.data.labels[rows])
     found = probe[-1].classes_  # classes without a training image have no column
     logits = np.full((len(embeddings), len(roles.data.classes)), -1e9, dtype=np.float32)
-    logits[:, found] = probe.predict_log_proba(embeddings)
+    with np.errstate(divide="ignore"):  # the logarithm of 0 is -inf, as it should be
+        logits[:, found] = probe.predict_log_proba(embeddings)
     return torch.from_numpy(logits)
 
 

@@ -14,6 +14,7 @@ from scmd.estimate import duration
 from scmd.files import read_json, write_json
 from scmd.protocol.plan import PlannedRun
 from scmd.protocol.references import measure_reference
+from scmd.run_folder import CONFIG
 from scmd.train import train
 
 PLAN, DONE, BROKEN = "plan.json", "done", "broken.json"
@@ -81,6 +82,7 @@ def _attempt(run: PlannedRun, folder: Path, shared: Shared) -> str:
     quiet = Console(quiet=True)
     for attempt in range(1, ATTEMPTS + 1):
         try:
+            _sweep(folder)
             if run.reference:
                 summary = measure_reference(run, folder, shared)
             else:
@@ -93,6 +95,13 @@ def _attempt(run: PlannedRun, folder: Path, shared: Shared) -> str:
             if attempt == ATTEMPTS:
                 return _report(folder, reason)
     raise AssertionError
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what an attempt left that ended before it wrote its configuration."""
+    if not (folder / CONFIG).exists():
+        for path in [folder / BROKEN, *folder.glob(f".{BROKEN}.*"), *folder.glob(f".{CONFIG}.*")]:
+            path.unlink(missing_ok=True)
 
 
 def _report(folder: Path, reason: str) -> str:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+# Accuracies are counts over counts: what is smaller than this is no difference.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -43,8 +46,8 @@ def paired_p_value(differences: Sequence[float]) -> float:
     """Two-sided p-value of a paired t-test; NaN for fewer than two pairs."""
     if len(differences) < 2:
         return float("nan")
-    if np.ptp(differences) == 0:
-        return 1.0 if differences[0] == 0 else 0.0
+    if np.ptp(differences) < _ROUNDING:
+        return 1.0 if abs(differences[0]) < _ROUNDING else 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)  # type: ignore[attr-defined]
 
 

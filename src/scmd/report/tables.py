@@ -21,7 +21,9 @@ def domain_table(results: Mapping[str, Any], title: str) -> Table:
     with_role = any("role" in result for result in results.values())
     for name in ("domain", "role") if with_role else ("domain",):
         table.add_column(name)
-    for name in ("images", "accuracy", "95 % interval", "macro", "ECE"):
+    calibrated = any("ece_calibrated" in result for result in results.values())
+    last = ("ECE", "calibrated") if calibrated else ("ECE",)
+    for name in ("images", "accuracy", "95 % interval", "macro", *last):
         table.add_column(name, justify="right", no_wrap=True)
     for domain, result in results.items():
         low, high = result["interval"]
@@ -33,6 +35,7 @@ def domain_table(results: Mapping[str, Any], title: str) -> Table:
             f"{low:.3f} – {high:.3f}",
             f"{result['macro_accuracy']:.3f}",
             f"{result['ece']:.3f}",
+            *([f"{result['ece_calibrated']:.3f}"] if "ece_calibrated" in result else []),
         )
     return table
 

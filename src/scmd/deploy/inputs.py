@@ -1,0 +1,61 @@
+"""Which image files are meant: files, folders, patterns and lists."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from scmd.data.images import IMAGE_EXTENSIONS
+from scmd.errors import ScmdError
+
+STDIN = Path("-")
+
+
+def find_images(paths: Iterable[Path], listed: BinaryIO | None = None) -> Iterator[Path]:
+    """The image files that are meant, in order.
+
+    A file is taken as it is; of a folder, all files with an image's extension, sorted; of a
+    pattern (``*``, ``?``, ``[...]``; ``**`` for any folders) that is no file, what a shell would
+    make of it; of ``-``, the lines of the standard input, a file each. A line that leads to none
+    is passed on, to be reported with the predictions: lists are long, and may be old.
+
+    Args:
+        paths: What was given.
+        listed: What ``-`` reads; default: the standard input.
+
+    Raises:
+        ScmdError: A path that does not exist, a pattern that nothing matches, a folder without an
+            image, or an empty list.
+    """
+    for path in paths:
+        if path == STDIN:
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in listed or sys.stdin.buffer)
+            names = [Path(line) for line in lines if line]
+            if not names:
+                raise ScmdError("the standard input names no image. Give one path per line")
+            yield from names
+            continue
+        if os.path.exists(path):
+            found = _images_in(path)
+        elif glob.has_magic(str(path)):
+            matches = sorted(glob.glob(str(path), recursive=True))
+            inside = (image for match in matches for image in _images_in(Path(match)))
+            found = list(dict.fromkeys(inside))  # ** matches folders, and the files in them
+        else:
+            raise ScmdError(f"no such image: {path}")
+        if not found:
+            raise ScmdError(f"no image in {path}. Give image files or folders of them")
+        yield from found
+
+
+def _images_in(path: Path) -> list[Path]:
+    """A folder's images, sorted; anything else is taken for one."""
+    if not os.path.isdir(path):  # of Path.is_dir, a name that is too long is an error
+        return [path]
+    return sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()
+    )

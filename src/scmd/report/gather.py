@@ -1,0 +1,255 @@
+"""Everything that a report says about one run, as plain values for its page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from scmd.build import Roles, assign_roles
+from scmd.config import RunConfig, load_config
+from scmd.deploy.classifier import load
+from scmd.errors import ScmdError
+from scmd.evaluate import measure
+from scmd.files import read_json, writing_aside
+from scmd.methods import METHODS
+from scmd.records import read_metrics
+from scmd.report.explorer import (
+    SampleHistory,
+    histories,
+    read_selecting_steps,
+    windows,
+)
+from scmd.report.figures import curves_svg, reliability, reliability_svg
+from scmd.report.opinions import Opinions, student_opinions, teacher_opinions
+from scmd.report.thumbnails import thumbnail
+from scmd.run_folder import CONFIG, METRICS, SELECTION, SUMMARY
+
+MOST_ERRORS = 24
+MOST_THUMBNAILS = 700
+CERTAIN = 0.7
+"""A teacher that is this sure of another class than the label's is worth a look."""
+
+
+@dataclass
+class RunPage:
+    """A run's part of a report."""
+
+    folder: Path
+    config: RunConfig
+    summary: dict[str, Any]
+    figures: dict[str, str]
+    """Name to SVG."""
+    teacher: dict[str, Any] | None
+    """The zero-shot teacher on the target, as ``scmd.evaluate.measure`` says."""
+    errors: list[dict[str, Any]]
+    """The most confident errors on the target."""
+    explorer: dict[str, Any] | None
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
+
+    @property
+    def target(self) -> str:
+        """The held-out domain; empty where there is none."""
+        return self.config.data.target or ""
+
+
+def gather(run: Path, out: Path, console: Console) -> RunPage:
+    """Read a finished run, ask student and teacher about its images, and condense it.
+
+    Args:
+        run: The run's folder; opinions are kept in it.
+        out: Where ``label-review-RUN.csv`` goes.
+        console: Where it is said what is being done.
+
+    Raises:
+        ScmdError: No finished run is there.
+    """
+    if not (run / SUMMARY).exists():
+        raise ScmdError(f"{run} holds no finished run. Give a folder that scmd train wrote")
+    config, summary = load_config(run / CONFIG), read_json(run / SUMMARY)
+    lines = read_metrics(run / METRICS)
+    step = summary["model_selection"]["step"]
+    alt = f"Training losses and holdout accuracy of {run.name} over steps"
+    page = RunPage(
+        run, config, summary, {"curves": curves_svg(lines, step, alt)}, None, [], None, []
+    )
+    try:
+        roles = assign_roles(config)
+    except ScmdError as error:
+        page.notes.append(f"The images could not be read, so no picture is shown: {error}")
+        return page
+    asks = METHODS[config.method].needs_teacher
+    try:
+        if roles.target:
+            _target(page, roles, asks, console)
+        if (run / SELECTION).exists():
+            _explorer(page, roles, out, console)
+    except ScmdError as error:
+        page.notes.append(f"Not everything could be shown: {error}")
+    return page
+
+
+def _target(page: RunPage, roles: Roles, asks: bool, console: Console) -> None:
+    """Errors, calibration, and the teacher, on the held-out domain."""
+    assert roles.target is not None
+    data, rows = roles.data, roles.rows(roles.target, "target", "target-holdout")
+    labels = data.labels[rows].astype(np.int64)
+    console.print(f"{page.name}: the student on {len(rows):,} images of {roles.target}")
+    model = load(page.folder)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    workers = page.config.training.workers
+    student = student_opinions(page.folder, model, data, rows, workers)
+    found = {"student": reliability(student.confidence, student.predicted == labels)}
+    teacher = _ask_teacher(page, roles, console) if asks else None
+    opinion = None
+    if teacher is not None:
+        place = {row: i for i, row in enumerate(teacher.rows.tolist())}
+        own = np.array([place[row] for row in rows.tolist()])
+        opinion = Opinions(rows, teacher.probabilities[own])
+        logits = torch.from_numpy(np.log(np.maximum(opinion.probabilities, 1e-30)))
+        page.teacher = measure(logits, torch.from_numpy(labels), data.classes)
+        found["teacher"] = reliability(opinion.confidence, opinion.predicted == labels)
+    alt = f"Accuracy over confidence on {roles.target}"
+    page.figures["reliability"] = reliability_svg(found, alt)
+    wrong = np.flatnonzero(student.predicted != labels)
+    order = wrong[np.argsort(-student.confidence[wrong])][:MOST_ERRORS]
+    for i in order.tolist():
+        row = int(rows[i])
+        error = {
+            "picture": thumbnail(data.root / data.paths[row]),
+            "path": data.paths[row],
+            "label": data.classes[labels[i]],
+            "predicted": data.classes[student.predicted[i]],
+            "confidence": float(student.confidence[i]),
+        }
+        if opinion is not None:
+            error["teacher"] = data.classes[opinion.predicted[i]]
+            error["teacher_confidence"] = float(opinion.confidence[i])
+        page.errors.append(error)
+
+
+def _ask_teacher(page: RunPage, roles: Roles, console: Console) -> Opinions | None:
+    """About all images at once: sources for the explorer, the target for comparison."""
+    rows = np.flatnonzero(roles.split != "bad")
+    console.print(f"{page.name}: the teacher on {len(rows):,} images")
+    try:
+        return teacher_opinions(page.folder, page.config, roles.data, rows)
+    except ScmdError as error:
+        page.notes.append(f"The teacher could not be asked: {error}")
+        return None
+
+
+def _explorer(page: RunPage, roles: Roles, out: Path, console: Console) -> None:
+    """Selections over time, and the samples worth looking at, with their pictures."""
+    data = roles.data
+    table = read_selecting_steps(page.folder / SELECTION, data)
+    history = histories(table)
+    teacher = _ask_teacher(page, roles, console)
+    review = _review(teacher, roles) if teacher is not None else []
+    if review:
+        _write_review(out / f"label-review-{page.name}.csv", review)
+    groups = {
+        "always hard": history.always_hard(),
+        "never hard": history.never_hard(),
+        "learned and forgotten": history.forgotten(),
+    }
+    shown = _hardest_of_each_cell(history, roles)
+    places = dict.fromkeys([*shown, *(int(p) for group in groups.values() for p in group)])
+    opinion_of = {} if teacher is None else {row: i for i, row in enumerate(teacher.rows.tolist())}
+    samples: dict[int, dict[str, Any]] = {}
+
+    def describe(row: int) -> dict[str, Any]:
+        sample: dict[str, Any] = {
+            "picture": thumbnail(data.root / data.paths[row]),
+            "path": data.paths[row],
+            "domain": int(data.domain_index[row]),
+            "class": int(data.labels[row]),
+        }
+        if teacher is not None and row in opinion_of:
+            place = opinion_of[row]
+            sample["teacher"] = data.classes[teacher.predicted[place]]
+            sample["sure"] = round(float(teacher.confidence[place]), 3)
+        return sample
+
+    for place in places:
+        row = int(history.rows[place])
+        samples[row] = describe(row) | {
+            "drawn": int(history.drawn[place]),
+            "kept": int(history.kept[place]),
+            "loss": round(float(history.loss[place]), 3),
+            "relapses": int(history.relapses[place]),
+        }
+    for item in review[:MOST_ERRORS]:
+        samples.setdefault(item["row"], describe(item["row"]))
+    page.explorer = {
+        "domains": list(data.domains),
+        "classes": list(data.classes),
+        "sources": [data.domains.index(d) for d in roles.sources],
+        "selections": table.num_rows,
+        **windows(table, data),
+        "samples": samples,
+        "groups": {name: [int(history.rows[p]) for p in group] for name, group in groups.items()}
+        | {"teacher disagrees with the label": [i["row"] for i in review[:MOST_ERRORS]]},
+        "review": len(review),
+    }
+
+
+def _hardest_of_each_cell(history: SampleHistory, roles: Roles) -> list[int]:
+    """Places of the most selected samples of every domain and class, as many as a page holds."""
+    data = roles.data
+    cell = data.domain_index[history.rows].astype(np.int64) * len(data.classes)
+    cell = cell + data.labels[history.rows]
+    cells = np.unique(cell)
+    each = max(1, min(12, MOST_THUMBNAILS // max(1, len(cells))))
+    order = np.lexsort((-history.loss, -history.share))
+    taken: dict[int, int] = {}
+    places = []
+    for place in order.tolist():
+        key = int(cell[place])
+        if taken.get(key, 0) < each and len(places) < MOST_THUMBNAILS:
+            taken[key] = taken.get(key, 0) + 1
+            places.append(place)
+    return places
+
+
+def _review(teacher: Opinions, roles: Roles) -> list[dict[str, Any]]:
+    """Source images of whose label the teacher is sure that it is another, the surest first."""
+    data = roles.data
+    source = np.isin(roles.split[teacher.rows], ("train", "holdout"))
+    labels = data.labels[teacher.rows]
+    odd = source & (teacher.predicted != labels) & (teacher.confidence >= CERTAIN)
+    order = np.flatnonzero(odd)[np.argsort(-teacher.confidence[odd], kind="stable")]
+    return [
+        {
+            "row": int(teacher.rows[i]),
+            "path": data.paths[teacher.rows[i]],
+            "domain": data.domains[data.domain_index[teacher.rows[i]]],
+            "label": data.classes[labels[i]],
+            "teacher": data.classes[teacher.predicted[i]],
+            "teacher_confidence": round(float(teacher.confidence[i]), 4),
+            "teacher_probability_of_label": round(float(teacher.probabilities[i, labels[i]]), 4),
+        }
+        for i in order.tolist()
+    ]
+
+
+def _write_review(path: Path, review: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    names = [name for name in review[0] if name != "row"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(review)
+    with writing_aside(path) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,157 @@
+"""One page of HTML that stands alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import numpy as np
+
+from scmd.files import writing_aside
+from scmd.report.gather import RunPage
+
+WORST = 8
+MOST_CONFUSED = 40
+"""Classes up to which a confusion matrix can be read on a page."""
+
+
+class TableLike(Protocol):
+    """A table that is shown as it is."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def write_page(
+    path: Path, title: str, pages: Sequence[RunPage], tables: Sequence[TableLike] = ()
+) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        title: On top.
+        pages: The runs, in order; with several of one target they are compared.
+        tables: A comparison's, above the runs.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource), autoescape=True, trim_blocks=True,
+        undefined=jinja2.ChainableUndefined,
+    )  # fmt: skip
+    text = environment.get_template("page.html.j2").render(
+        title=title,
+        version=version("scmd"),
+        css=_resource("page.css"),
+        js=_resource("explorer.js"),
+        pages=[_view(page) for page in pages],
+        tables=tables,
+        overview=_overview(pages),
+        overview_notes=_gaps(pages),
+    )
+    with writing_aside(path) as file:
+        file.write(text.encode())
+
+
+def _resource(name: str) -> str:
+    return (files("scmd.report") / name).read_text(encoding="utf-8")
+
+
+def _view(page: RunPage) -> dict[str, Any]:
+    view: dict[str, Any] = {**vars(page), "name": page.name, "target": page.target}
+    if page.explorer is not None:
+        # Whatever a path or class is called, it must not end the script that holds it.
+        text = json.dumps(page.explorer, separators=(",", ":"))
+        view["explorer_json"] = text.replace("<", "\\u003c")
+    if page.target:
+        result = page.summary["results"][page.target]
+        classes = page.summary["classes"]
+        view["worst"] = _worst(result, classes)
+        if len(classes) <= MOST_CONFUSED:
+            view["confusion"] = _shaded(np.asarray(result["confusion"]))
+    return view
+
+
+def _worst(result: dict[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
+    confusion = np.asarray(result["confusion"]).copy()
+    np.fill_diagonal(confusion, 0)
+    ordered = sorted(result["per_class"].items(), key=lambda item: item[1]["accuracy"])
+    rows = []
+    for name, found in ordered[:WORST]:
+        wrong = confusion[classes.index(name)]
+        taken_for = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
+        rows.append({"name": name, **found, "taken_for": taken_for})
+    return rows
+
+
+def _shaded(confusion: np.ndarray) -> list[list[dict[str, int]]]:
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    return [
+        [{"n": int(n), "shade": round(70 * share)} for n, share in zip(row, part, strict=True)]
+        for row, part in zip(confusion, shares, strict=True)
+    ]
+
+
+def _overview(pages: Sequence[RunPage]) -> list[dict[str, Any]]:
+    """A row per run, and one per zero-shot teacher and target."""
+    rows = []
+    teachers: dict[tuple[str, str], dict[str, Any]] = {}
+    for page in pages:
+        if not page.target:
+            continue
+        cost = page.summary["cost"]
+        rows.append(
+            _row(page.name, page.target, page.summary["results"][page.target], cost["student"])
+        )
+        if page.teacher:
+            key = (page.config.teacher.name, page.target)
+            name = f"teacher {page.config.teacher.name}, zero-shot"
+            tower = cost.get("teacher, image tower", {})
+            teachers.setdefault(key, _row(name, page.target, page.teacher, tower))
+    return [*teachers.values(), *rows]
+
+
+def _row(name: str, target: str, result: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
+    parameters = f"{cost['parameters'] / 1e6:.2f} M" if "parameters" in cost else ""
+    return {
+        "name": name,
+        "target": target,
+        "accuracy": result["accuracy"],
+        "interval": result["interval"],
+        "macro": result["macro_accuracy"],
+        "ece": result["ece"],
+        "parameters": parameters,
+    }
+
+
+def _gaps(pages: Sequence[RunPage]) -> list[str]:
+    """How much of the gap from ERM to the teacher each run closes, where all three are there."""
+    notes = []
+    for target in dict.fromkeys(page.target for page in pages if page.target):
+        own = [page for page in pages if page.target == target]
+        erm = [page for page in own if page.config.method == "erm"]
+        ceiling = next((page.teacher["accuracy"] for page in own if page.teacher), None)
+        if len(erm) != 1 or ceiling is None:
+            continue
+        low = erm[0].summary["results"][target]["accuracy"]
+        if ceiling <= low:
+            notes.append(f"On {target} the teacher is not above ERM: there is no gap to close.")
+            continue
+        others = [page for page in own if page is not erm[0]]
+        gains = [page.summary["results"][target]["accuracy"] - low for page in others]
+        closed = (
+            f"{page.name} {gain / (ceiling - low):+.2f}"
+            for page, gain in zip(others, gains, strict=True)
+        )
+        notes.append(f"Gap from ERM to the teacher closed on {target}: {', '.join(closed)}.")
+    if any(page.target for page in pages):
+        notes.append(
+            "One run is one seed. Differences within the intervals say nothing, and intervals do "
+            "not cover what another seed would change."
+        )
+    return notes
