@@ -168,6 +168,10 @@ function explore(section) {
       over.kept.map((k, i) => (over.drawn[i] ? k / over.drawn[i] : 0)),
       spans.map(([i, first, last]) => `steps ${first} to ${last}: ${over.kept[i]} of ${over.drawn[i]} selected`),
     );
+    const ends = (name, ...texts) =>
+      part(name).replaceChildren(...texts.map((text) => Object.assign(document.createElement("span"), { textContent: text })));
+    const highest = Math.max(0, ...over.kept.map((k, i) => (over.drawn[i] ? k / over.drawn[i] : 0)));
+    ends("time-ends", `step ${data.edges[0]}`, `tallest: ${(100 * highest).toFixed(1)} %`, `step ${data.edges.at(-1) - 1}`);
     const losses = new Array(data.loss_edges.length - 1).fill(0);
     for (const cell of cells()) cell[5].forEach((n, i) => (losses[i] += n));
     columns(
@@ -175,6 +179,7 @@ function explore(section) {
       losses,
       losses.map((n, i) => `loss ${data.loss_edges[i]} to ${data.loss_edges[i + 1]}: ${n} draws`),
     );
+    ends("loss-ends", `loss ${data.loss_edges[0]}`, `${data.loss_edges.at(-1)} and more`);
     const total = cells().reduce(([d, k], cell) => [d + cell[3], k + cell[4]], [0, 0]);
     part("summary").textContent = total[0]
       ? `${total[1].toLocaleString("en")} of ${total[0].toLocaleString("en")} draws selected (${((100 * total[1]) / total[0]).toFixed(1)} %)`

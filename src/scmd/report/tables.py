@@ -19,10 +19,12 @@ def domain_table(results: Mapping[str, Any], title: str) -> Table:
     """
     table = Table(title=Text(title), box=SIMPLE, collapse_padding=True)
     with_role = any("role" in result for result in results.values())
-    for name in ("domain", "role") if with_role else ("domain",):
-        table.add_column(name)
+    widest = max(map(len, results), default=0)
+    table.add_column("domain", overflow="fold", min_width=min(widest, 14))
+    if with_role:
+        table.add_column("role")
     calibrated = any("ece_calibrated" in result for result in results.values())
-    last = ("ECE", "calibrated") if calibrated else ("ECE",)
+    last = ("ECE", "cal.\nECE") if calibrated else ("ECE",)
     for name in ("images", "accuracy", "95 % interval", "macro", *last):
         table.add_column(name, justify="right", no_wrap=True)
     for domain, result in results.items():

@@ -1,0 +1,180 @@
+"""The report of real small runs: what stands in it, and that it works in a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scmd.averaging import AverageConfig
+from scmd.cli import main
+from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.data.images import read_image
+from scmd.files import read_json
+from scmd.methods import METHODS
+from scmd.methods.scmd import SCMDConfig
+from scmd.models.student import StudentConfig
+from scmd.models.teacher import TeacherConfig
+from scmd.report.figures import reliability
+from scmd.report.thumbnails import thumbnail
+from scmd.selection import SelectionConfig
+from scmd.train import train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, clip_folder) -> dict[str, Path]:
+    """An ERM and an SCMD run on one small data set, whose class names are no nice ones."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("report")
+    draw = np.random.default_rng(0)
+    for domain in ("art", "photo", "sketch & ink"):
+        for label in ("cat", "<b>dog"):
+            folder = root / "images" / domain / label
+            folder.mkdir(parents=True)
+            for index in range(10):
+                pixels = draw.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    base = RunConfig(
+        method="erm",
+        data=DataConfig(str(root / "images"), "sketch & ink", image_size=24),
+        student=StudentConfig("test_efficientnet", pretrained=False, freeze_batch_norm=False),
+        teacher=TeacherConfig(str(clip_folder)),
+        hparams=METHODS["erm"].Config(lr=1e-3),
+        training=TrainingConfig(
+            steps=8, batch_per_domain=6, evaluate_every=4, checkpoint_every=8, workers=0
+        ),
+        average=AverageConfig("none"),
+    )
+    hparams = SCMDConfig(lr=1e-3, selection=SelectionConfig(fraction=0.5))
+    quiet = Console(quiet=True)
+    train(base, root / "erm", console=quiet)
+    train(replace(base, method="scmd", hparams=hparams), root / "scmd", console=quiet)
+    return {"erm": root / "erm", "scmd": root / "scmd", "images": root / "images"}
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page")
+    assert main(["report", str(runs["erm"]), str(runs["scmd"]), "--out", str(out)]) == 0
+    return out / "index.html"
+
+
+def test_the_page_says_what_the_runs_say(runs, page):
+    text = page.read_text()
+    for run in ("erm", "scmd"):
+        accuracy = read_json(runs[run] / "summary.json")["results"]["sketch & ink"]["accuracy"]
+        assert f"<td>{100 * accuracy:.1f}</td>" in text
+    assert "sketch &amp; ink" in text
+    assert "by the teacher" in text
+    assert "<b>" not in text
+    assert not re.search(r'(src|href)="https?:', text)
+
+
+def test_the_list_of_labels_to_review_is_what_the_teacher_is_sure_of(runs, page):
+    review = page.parent / f"label-review-{runs['scmd'].name}.csv"
+    if not review.exists():
+        pytest.skip("this teacher is sure of nothing")
+    with review.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sure = [float(row["teacher_confidence"]) for row in rows]
+    assert sure == sorted(sure, reverse=True)
+    assert min(sure) >= 0.7
+    assert all(row["label"] != row["teacher"] and row["domain"] != "sketch & ink" for row in rows)
+
+
+def test_a_report_is_the_same_again_and_asks_nobody_twice(runs, page, tmp_path, monkeypatch):
+    monkeypatch.setattr("scmd.report.opinions.collect_logits", None)
+    assert main(["report", str(runs["erm"]), str(runs["scmd"]), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").read_text() == page.read_text()
+
+
+def test_without_its_images_a_run_is_shown_with_a_word(runs, tmp_path, capsys):
+    moved = tmp_path / "erm"
+    shutil.copytree(runs["erm"], moved)
+    config = (moved / "config.toml").read_text().replace(str(runs["images"]), "/nowhere")
+    (moved / "config.toml").write_text(config)
+    assert main(["report", str(moved), "--out", str(tmp_path / "out")]) == 0
+    assert "The images could not be read" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_no_run(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_reliability_is_the_mean_of_each_bin():
+    confidence = np.array([0.51, 0.52, 0.9, 1.0])
+    found = reliability(confidence, np.array([True, False, True, True]), bins=10)
+    assert found.n == [2, 2]
+    assert found.confidence == pytest.approx([0.515, 0.95])
+    assert found.accuracy == [0.5, 1.0]
+
+
+def test_thumbnails_are_small_and_bad_images_are_none(tmp_path, write_image):
+    text = thumbnail(write_image(tmp_path / "a.png", 300))
+    assert text.startswith("data:image/jpeg;base64,")
+    assert len(text) < 20_000
+    (tmp_path / "b.png").write_bytes(b"no image")
+    assert thumbnail(tmp_path / "b.png") == ""
+    assert read_image(tmp_path / "a.png").size == (300, 300)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = os.environ.get("SCMD_CHROMIUM") or shutil.which("chromium")
+    if not found:
+        pytest.skip("there is no chromium: install Debian's, or set SCMD_CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_in_a_browser(browser, page, width):
+    tab = browser.new_page(viewport={"width": width, "height": 800})
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    explorer = tab.locator("[data-explorer]")
+    summary = explorer.locator('[data-part="summary"]')
+    data = json.loads(explorer.locator("script").text_content() or "")
+    drawn = sum(cell[3] for cell in data["cells"])
+    assert f"of {drawn:,} draws" in (summary.text_content() or "")
+
+    explorer.locator('select[data-part="domain"]').select_option(label="art")
+    own = sum(cell[3] for cell in data["cells"] if cell[1] == data["domains"].index("art"))
+    assert f"of {own:,} draws" in (summary.text_content() or "")
+    pictures = explorer.locator('[data-part="pictures"] li')
+    assert all("art" in text for text in pictures.all_text_contents())
+    assert pictures.count() > 0
+
+    # By keyboard: a bar is a button, and so is a picture.
+    bar = explorer.locator('[data-part="classes"] button').first
+    bar.focus()
+    tab.keyboard.press("Enter")
+    assert explorer.locator('select[data-part="class"]').input_value() != "-1"
+    pictures.locator("button").first.click()
+    assert tab.locator("dialog").is_visible()
+    assert "art" in (tab.locator("dialog p").text_content() or "")
+    tab.keyboard.press("Escape")
+    assert not tab.locator("dialog").is_visible()
+    overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0
+    assert problems == []
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    tab.close()
