@@ -90,18 +90,20 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
     except ScmdError as error:
         page.notes.append(f"The images could not be read, so no picture is shown: {error}")
         return page
-    asks = METHODS[config.method].needs_teacher
+    teacher = None
     try:
+        if METHODS[config.method].needs_teacher:
+            teacher = _ask_teacher(page, roles, console)
         if roles.target:
-            _target(page, roles, asks, console)
+            _target(page, roles, teacher, console)
         if (run / SELECTION).exists():
-            _explorer(page, roles, out, console)
+            _explorer(page, roles, teacher, out)
     except ScmdError as error:
         page.notes.append(f"Not everything could be shown: {error}")
     return page
 
 
-def _target(page: RunPage, roles: Roles, asks: bool, console: Console) -> None:
+def _target(page: RunPage, roles: Roles, teacher: Opinions | None, console: Console) -> None:
     """Errors, calibration, and the teacher, on the held-out domain."""
     assert roles.target is not None
     data, rows = roles.data, roles.rows(roles.target, "target", "target-holdout")
@@ -112,7 +114,6 @@ def _target(page: RunPage, roles: Roles, asks: bool, console: Console) -> None:
     workers = page.config.training.workers
     student = student_opinions(page.folder, model, data, rows, workers)
     found = {"student": reliability(student.confidence, student.predicted == labels)}
-    teacher = _ask_teacher(page, roles, console) if asks else None
     opinion = None
     if teacher is not None:
         place = {row: i for i, row in enumerate(teacher.rows.tolist())}
@@ -151,12 +152,11 @@ def _ask_teacher(page: RunPage, roles: Roles, console: Console) -> Opinions | No
         return None
 
 
-def _explorer(page: RunPage, roles: Roles, out: Path, console: Console) -> None:
+def _explorer(page: RunPage, roles: Roles, teacher: Opinions | None, out: Path) -> None:
     """Selections over time, and the samples worth looking at, with their pictures."""
     data = roles.data
     table = read_selecting_steps(page.folder / SELECTION, data)
     history = histories(table)
-    teacher = _ask_teacher(page, roles, console)
     review = _review(teacher, roles) if teacher is not None else []
     if review:
         _write_review(out / f"label-review-{page.name}.csv", review)
