@@ -197,6 +197,8 @@ class ProtocolCommand:
     """Folder of the runs. Default: runs/protocol-DATA."""
     dry_run: bool = False
     """Print the runs and how long they should take, and do nothing."""
+    soup: bool = False
+    """In the end, average the weights of each method's trials, and measure that, too."""
 
 
 @dataclass(frozen=True)
@@ -313,9 +315,10 @@ def export(command: ExportCommand) -> int:
     """``scmd export``."""
     from scmd.deploy.export import export_run, print_export
 
-    about = export_run(
-        command.run, command.out, command.to, command.int8, command.benchmark, command.data
-    )
+    with Console(stderr=True).status("exporting and checking"):
+        about = export_run(
+            command.run, command.out, command.to, command.int8, command.benchmark, command.data
+        )
     print_export(about, command.out, Console())
     return 0
 
@@ -391,9 +394,11 @@ def data_halves(command: DataHalvesCommand) -> int:
 
 def protocol(command: ProtocolCommand) -> int:
     """``scmd protocol``; exit status 1 where a run broke."""
+    from scmd.cache import Shared
     from scmd.protocol.dry_run import print_plan
     from scmd.protocol.plan import plan
     from scmd.protocol.runner import run_plan
+    from scmd.protocol.soups import make_soups
 
     runs = plan(command.protocol)
     name = Path(command.protocol.data).resolve().name.removesuffix(".csv")
@@ -405,7 +410,10 @@ def protocol(command: ProtocolCommand) -> int:
     for name, reason in broken:
         print(f"{name}: {reason}", file=sys.stderr)
     if len(broken) < len(runs):
-        print(tables_of(TablesConfig((out,))))
+        if command.soup:
+            for line in make_soups(out, Shared()):
+                print(line, file=sys.stderr)
+        print(tables_of(TablesConfig((out,))), end="")
     return 1 if broken else 0
 
 
@@ -416,7 +424,7 @@ def tables(command: TablesCommand) -> int:
     _check_writable(command.out)
     text = tables_of(command.tables)
     if command.out is None:
-        print(text)
+        print(text, end="")
     else:
         with writing_aside(command.out) as file:
             file.write(text.encode())
