@@ -583,3 +583,30 @@ def test_workers_may_change_on_resume_and_processes_may_not(images, tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
     with pytest.raises(ScmdError, match="started with 2 processes"):
         train(config, tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_tensorboard_is_told_what_the_log_is(images, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = config_for(images, None, "erm")
+    tracked = replace(config, training=replace(config.training, tracker="tensorboard"))
+    train(tracked, tmp_path / "tracked", console=QUIET)
+    train(config, tmp_path / "plain", console=QUIET)
+    told = EventAccumulator(str(tmp_path / "tracked" / "scmd")).Reload()
+    lines = read_metrics(tmp_path / "tracked" / "metrics.jsonl")
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert {e.step: e.value for e in told.Scalars("train/loss")} == pytest.approx(losses)
+    means = [line["holdout_accuracy"] for line in lines if "holdout" in line]
+    assert [e.value for e in told.Scalars("holdout/mean")] == pytest.approx(means)
+    same = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("tracked", "plain")]
+    assert same[0] == same[1]
+
+
+def test_a_tracker_that_is_not_installed(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("scmd.machine.get_available_trackers", list)
+    config = config_for(images, None, "erm")
+    tracked = replace(config, training=replace(config.training, tracker="mlflow"))
+    with pytest.raises(ScmdError, match="--tracker mlflow: its package is not installed"):
+        train(tracked, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from scmd.averaging import AverageConfig
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
+from scmd.machine import Tracker
 from scmd.methods import METHODS, Method, MethodConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import EMBEDDED, TeacherConfig
@@ -83,6 +84,8 @@ class TrainingConfig:
     """Processes that decode and augment; 0: the training process does."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: a GPU where there is one."""
+    tracker: Tracker = "none"
+    """Where losses and scores go besides the run's own log."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -243,12 +246,12 @@ def save_config(config: RunConfig, file: Path) -> None:
 
 
 # These change how long a run takes, and nothing that it writes.
-_WITHOUT_EFFECT = ("training.workers", "training.device")
+_WITHOUT_EFFECT = ("training.workers", "training.device", "training.tracker")
 
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ in effect, as ``section.name: a -> b``."""
-    left, right = (_flatten(plain(dataclasses.asdict(config))) for config in (a, b))
+    left, right = (flatten(plain(dataclasses.asdict(config))) for config in (a, b))
     for values in (left, right):
         values["data.path"] = str(Path(values["data.path"]).resolve())
         for name in _WITHOUT_EFFECT:
@@ -313,7 +316,7 @@ def _forbid_extra(cls: type[T]) -> type[T]:
 def _nearest(name: str, cls: type) -> str:
     config = cls() if cls is RunConfig else {"hparams": dataclasses.asdict(cls())}
     values = config if isinstance(config, dict) else dataclasses.asdict(config)
-    near = difflib.get_close_matches(name, list(_flatten(values)), n=1)
+    near = difflib.get_close_matches(name, list(flatten(values)), n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
@@ -340,11 +343,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

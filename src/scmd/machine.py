@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 
 from scmd.errors import ScmdError
 
@@ -32,21 +34,41 @@ def keep_memory() -> bool:
     return all(taken)
 
 
+Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
+
+
 def open_accelerator(
-    precision: Literal["fp32", "bf16", "fp16"], device: Literal["auto", "cpu"]
+    precision: Literal["fp32", "bf16", "fp16"],
+    device: Literal["auto", "cpu"],
+    tracker: Tracker = "none",
+    folder: Path | None = None,
 ) -> Accelerator:
-    """Devices, processes and precision of a run.
+    """Devices, processes, precision and tracker of a run.
+
+    Args:
+        precision: Of the forward passes.
+        device: ``auto`` is a GPU where there is one.
+        tracker: Where numbers go besides the run's own log.
+        folder: Where trackers that write files put them.
 
     Raises:
-        ScmdError: The device cannot compute in that precision.
+        ScmdError: The device cannot compute in that precision, or the tracker is not installed.
     """
+    if tracker != "none" and tracker not in map(str, get_available_trackers()):
+        raise ScmdError(
+            f"--tracker {tracker}: its package is not installed. pip install {tracker}, or leave "
+            "the option out"
+        )
     # Accelerate keeps its state for the life of the process and refuses a second run that wants
     # another precision or device.
     AcceleratorState._reset_state(reset_partial_state=True)
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     try:
         accelerator = Accelerator(
-            mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu
+            mixed_precision="no" if precision == "fp32" else precision,
+            cpu=on_cpu,
+            log_with=None if tracker == "none" else tracker,
+            project_dir=folder,
         )
         if precision == "fp16" and accelerator.device.type == "cpu":
             raise ValueError("fp16 needs a GPU")

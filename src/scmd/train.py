@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from scmd.averaging import Average
 from scmd.build import Roles, assign_roles, batch_size_in_pixels, build_method
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
-from scmd.config import RunConfig
+from scmd.config import RunConfig, flatten, plain
 from scmd.data.loader import (
     Batch,
     DomainBatches,
@@ -114,7 +114,9 @@ class Run:
         self.config, self.roles, self.out, self.console = config, roles, out, console
         self.shared = shared
         settings = config.training
-        self.accelerator = open_accelerator(settings.precision, settings.device)
+        self.accelerator = open_accelerator(
+            settings.precision, settings.device, settings.tracker, out
+        )
         check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
         self.device = self.accelerator.device
         self.method = build_method(config, roles.data.classes, len(roles.sources), shared.teacher)
@@ -189,6 +191,9 @@ class Run:
         )
         if self.is_main:
             self._announce(start)
+        if settings.tracker != "none":
+            told = {k: str(v) for k, v in flatten(plain(asdict(self.config))).items()}
+            self.accelerator.init_trackers("scmd", told)
         began = time.perf_counter() - self.seconds
         with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
             for step, batch in enumerate(loader, start):
@@ -206,6 +211,8 @@ class Run:
                         self._save(step + 1, self.log.sync())
         if self.log:
             self.log.close()
+        if settings.tracker != "none":
+            self.accelerator.end_training()
         self.accelerator.wait_for_everyone()
         if self.is_main:
             selections.merge()
@@ -239,6 +246,7 @@ class Run:
             _check_finite(parts, step, batch)
             if self.log:
                 self.log.write({"step": step, **parts})
+                self.accelerator.log({f"train/{name}": v for name, v in parts.items()}, step)
             progress.losses(parts)
         progress.step(len(batch.labels) * self.accelerator.num_processes)
         return decisions
@@ -262,6 +270,8 @@ class Run:
             if self.config.training.score_held_out:
                 line["held_out"] = self.scorer.held_out(self.average.model)
             self.log.write(line)
+            tracked = {f"holdout/{domain}": score for domain, score in scores.items()}
+            self.accelerator.log({**tracked, "holdout/mean": mean}, step)
             progress.score(step, mean)
             if mean > self.best.accuracy:
                 weights = self.average.model.state_dict()
