@@ -16,6 +16,7 @@ COMMANDS = {
     "protocol": "Hold out every domain in turn, and compare methods.",
     "tables": "Tables of finished runs: text, Markdown, LaTeX or CSV.",
     "report": "One HTML page about finished runs, to look at and to show.",
+    "push": "Upload a trained student to the Hugging Face hub.",
     "evaluate": "Measure a trained student on a data set.",
     "predict": "Classify images with a trained student.",
     "export": "Write a trained student for use elsewhere: ONNX, int8, torch.export.",

@@ -211,6 +211,23 @@ class TablesCommand:
 
 
 @dataclass(frozen=True)
+class PushCommand:
+    """Upload a finished run's student to the Hugging Face hub, with a model card.
+
+    scmd.load("hub:OWNER/NAME") loads it.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    repo: tyro.conf.Positional[str]
+    """OWNER/NAME."""
+    private: bool = False
+    """Make it private, where it is new."""
+    dry_run: Path | None = None
+    """Write what would be uploaded into this folder, and upload nothing."""
+
+
+@dataclass(frozen=True)
 class ReportCommand:
     """Write one HTML page about finished runs: results, errors, calibration, selections."""
 
@@ -431,6 +448,23 @@ def tables(command: TablesCommand) -> int:
     return 0
 
 
+def push(command: PushCommand) -> int:
+    """``scmd push``."""
+    from scmd.deploy import hub
+
+    if command.dry_run is None:
+        print(hub.push(command.run, command.repo, command.private))
+        return 0
+    hub.check_repo(command.repo)
+    out = command.dry_run
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ScmdError(f"{out} is there already and not empty. Choose another --dry-run")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in hub.stage(command.run, command.repo, out):
+        print(f"{file}: {file.stat().st_size:,} bytes")
+    return 0
+
+
 def report(command: ReportCommand) -> int:
     """``scmd report``."""
     from scmd.protocol.present import tables_for_page
@@ -463,6 +497,7 @@ _COMMANDS = {
     "protocol": (ProtocolCommand, protocol),
     "tables": (TablesCommand, tables),
     "report": (ReportCommand, report),
+    "push": (PushCommand, push),
     "evaluate": (EvaluateCommand, evaluate),
     "predict": (PredictCommand, predict),
     "export": (ExportCommand, export),

@@ -120,11 +120,19 @@ def _shortest(values: Tensor) -> list[float]:
 
 
 def load(path: str | Path) -> Classifier:
-    """Load a trained student from a run's folder, or any folder with its two files.
+    """Load a trained student from a run's folder, any folder with its two files, or the hub.
+
+    Args:
+        path: The folder, or ``hub:owner/name``.
 
     Raises:
-        ScmdError: A file is missing, damaged, or does not fit the other.
+        ScmdError: A file is missing, damaged, or does not fit the other; the hub has no such model
+            or cannot be reached.
     """
+    if str(path).startswith("hub:"):
+        from scmd.deploy.hub import fetch  # not needed, nor fast to import, for a local folder
+
+        path = fetch(str(path))
     folder = Path(path)
     description = _read_description(folder)
     student = StudentConfig(

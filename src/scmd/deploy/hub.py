@@ -1,0 +1,178 @@
+"""Students on the Hugging Face hub: what is uploaded, and loading from there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from scmd.errors import ScmdError
+from scmd.files import read_json, writing_aside
+from scmd.run_folder import SUMMARY
+
+PREFIX = "hub:"
+_NEEDED = ("model.json", "model.safetensors", SUMMARY)
+# Not the configuration: it says where the images are on somebody's disk.
+_WELCOME = ("curves.png", "confusion.png")
+
+
+def stage(run: Path, repo: str, out: Path) -> list[Path]:
+    """Write into ``out`` what would be uploaded: the model, its numbers and a model card.
+
+    Args:
+        run: The folder of a finished run.
+        repo: ``owner/name``, for the card's example.
+        out: An empty folder.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        ScmdError: The run is not finished.
+    """
+    for name in _NEEDED:
+        if not (run / name).is_file():
+            raise ScmdError(
+                f"{run} holds no finished run: no {name}. Give one that scmd train wrote"
+            )
+    for name in (*_NEEDED, *_WELCOME):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, out / name)
+    with writing_aside(out / "README.md") as file:
+        card = model_card(read_json(run / SUMMARY), read_json(run / "model.json"), repo)
+        file.write(card.encode())
+    return sorted(out.iterdir())
+
+
+def push(run: Path, repo: str, private: bool = False) -> str:
+    """Upload a finished run's student; returns its address.
+
+    Raises:
+        ScmdError: The run is not finished, the name is none, or the hub refuses or is not there.
+    """
+    check_repo(repo)
+    with _staged(run, repo) as folder:
+        try:
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message="A student trained by scmd"
+            )
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ScmdError(
+                f"{repo} cannot be uploaded: {reason}. Log in with `hf auth login`, or see what "
+                "would be uploaded with --dry-run FOLDER"
+            ) from error
+    return str(commit.repo_url)
+
+
+@contextmanager
+def _staged(run: Path, repo: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        stage(run, repo, Path(folder))
+        yield Path(folder)
+
+
+def check_repo(repo: str) -> None:
+    """Raise a ScmdError unless a name is of the form owner/name."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ScmdError(f"{repo!r} is no name of the hub: {error}") from error
+    if repo.count("/") != 1:
+        raise ScmdError(f"{repo!r} is no name of the hub. Give OWNER/NAME")
+
+
+def fetch(name: str) -> Path:
+    """The local folder of ``hub:owner/name``, downloaded unless it is in the hub's cache.
+
+    Only the weights (safetensors) and their description are fetched, and nothing is unpickled.
+
+    Raises:
+        ScmdError: There is no such model, or it cannot be reached.
+    """
+    repo = name.removeprefix(PREFIX)
+    check_repo(repo)
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["model.json", "model.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ScmdError(
+            f"{name} cannot be had: {reason}. Check the name and the connection, or give a local "
+            "folder"
+        ) from error
+
+
+def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str:
+    """The hub's README.md, with its metadata, from what a run says about itself."""
+    target = summary.get("target")
+    results = summary["results"]
+    rows = "\n".join(
+        f"| {domain} | {r['role']} | {r['n']:,} | {r['accuracy']:.3f} | {r['interval'][0]:.3f} – "
+        f"{r['interval'][1]:.3f} | {r['ece']:.3f} |"
+        for domain, r in results.items()
+    )
+    seen = (summary.get("teacher") or {}).get("fitted_on_domains", [])
+    name = model.get("teacher", "")
+    name = Path(name).name if Path(name).is_dir() else name
+    teacher = f" Its teacher was `{name}`." if name else ""
+    classes = ", ".join(model["classes"])
+    limits = [
+        "It names one of its classes whatever the picture shows.",
+        f"It was measured on {target}, which it was not trained on; other domains may differ."
+        if target
+        else "It was measured on no domain that it was not trained on. Expect less there.",
+        "One training seed. Another one gives other numbers.",
+        "The licences of the images and of the weights that training began with apply to it.",
+    ]
+    if target in seen:
+        limits.insert(1, f"Its teacher had seen images of {target}: that is no unseen domain.")
+    listed = "\n".join(f"- {limit}" for limit in limits)
+    return f"""---
+library_name: scmd
+pipeline_tag: image-classification
+tags:
+- scmd
+- timm
+- domain-generalization
+- {model["method"]}
+---
+
+# {repo.split("/")[-1]}
+
+A {model["architecture"]} that tells {len(model["classes"])} classes apart: {classes}.
+Trained by scmd with the method `{model["method"]}` for {summary["steps"]:,} steps on the domains
+{", ".join(summary["sources"])}; seed {summary["seed"]}.{teacher}
+
+## Use
+
+```python
+import scmd
+from PIL import Image
+
+model = scmd.load("hub:{repo}")
+probabilities = model.predict([Image.open("new.jpg")])
+print(model.classes[probabilities.argmax()])
+```
+
+## Accuracy
+
+| domain | role | images | accuracy | 95 % interval | calibration error |
+|---|---|--:|--:|--:|--:|
+{rows}
+
+A source's holdout was not trained on, but chose the weights: its numbers are a little too high. An
+interval says how far a number would move with other images of the same domain.
+
+## Limits
+
+{listed}
+"""

@@ -1,0 +1,123 @@
+"""What would be uploaded to the hub, and loading from a folder laid out as the hub's cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import scmd
+from scmd.averaging import AverageConfig
+from scmd.cli import main
+from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.deploy import hub
+from scmd.errors import ScmdError
+from scmd.methods import METHODS
+from scmd.models.student import StudentConfig
+from scmd.train import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("hub")
+    draw = np.random.default_rng(0)
+    for domain in ("art", "photo"):
+        for label in ("cat", "dog"):
+            (root / "images" / domain / label).mkdir(parents=True)
+            for index in range(6):
+                pixels = draw.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "images" / domain / label / f"{index}.png")
+    config = RunConfig(
+        method="erm",
+        data=DataConfig(str(root / "images"), "photo", image_size=24),
+        student=StudentConfig("test_efficientnet", pretrained=False, freeze_batch_norm=False),
+        hparams=METHODS["erm"].Config(lr=1e-3),
+        training=TrainingConfig(
+            steps=2, batch_per_domain=4, evaluate_every=2, checkpoint_every=2, workers=0
+        ),
+        average=AverageConfig("none"),
+    )
+    train(config, root / "run", console=Console(quiet=True))
+    return root / "run"
+
+
+def test_a_dry_run_writes_what_would_be_uploaded(run, tmp_path, capsys):
+    out = tmp_path / "staged"
+    assert main(["push", str(run), "someone/pets", "--dry-run", str(out)]) == 0
+    assert {"README.md", "model.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
+    said = capsys.readouterr().out
+    assert all(str(file) in said for file in out.iterdir())
+    everything = b"".join(f.read_bytes() for f in out.iterdir() if f.suffix in (".json", ".md"))
+    assert str(run.parent).encode() not in everything  # nobody's disk is published
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: scmd\n")
+    assert 'scmd.load("hub:someone/pets")' in card
+    assert "| photo | target | 12 |" in card
+    model = scmd.load(out)
+    assert model.classes == ("cat", "dog")
+    assert main(["push", str(run), "someone/pets", "--dry-run", str(out)]) == 2
+
+
+def test_loading_from_the_hubs_cache(run, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "models--someone--pets"
+    snapshot = cache / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123abcd")
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, snapshot / name)
+
+    def offline(repo, allow_patterns):
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
+            repo, allow_patterns=allow_patterns, cache_dir=tmp_path / "cache",
+            local_files_only=True,
+        )  # fmt: skip
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    images = torch.rand(2, 3, 24, 24)
+    with torch.inference_mode():
+        assert torch.equal(scmd.load("hub:someone/pets")(images), scmd.load(run)(images))
+    with pytest.raises(ScmdError, match="hub:someone/else cannot be had"):
+        scmd.load("hub:someone/else")
+
+
+@pytest.mark.parametrize("name", ["pets", "a/b/c", "some one/pets", ""])
+def test_names_that_are_none(run, name, capsys):
+    assert main(["push", str(run), name, "--dry-run", "/nowhere"]) == 2
+    assert "is no name of the hub" in capsys.readouterr().err
+
+
+def test_what_is_uploaded_is_what_was_staged(run, monkeypatch, capsys):
+    told = {}
+
+    class Api:
+        def create_repo(self, repo, private, exist_ok):
+            told["repo"] = (repo, private)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            told["files"] = {file.name for file in Path(folder_path).iterdir()}
+            return type("Commit", (), {"repo_url": f"https://huggingface.co/{repo_id}"})
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    assert main(["push", str(run), "someone/pets", "--private"]) == 0
+    assert told["repo"] == ("someone/pets", True)
+    assert "config.toml" not in told["files"]
+    assert "https://huggingface.co/someone/pets" in capsys.readouterr().out
+
+
+def test_a_hub_that_refuses(run, monkeypatch, capsys):
+    class Api:
+        def create_repo(self, *args, **kwargs):
+            raise OSError("no connection\nand more")
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    assert main(["push", str(run), "someone/pets"]) == 2
+    assert "cannot be uploaded: no connection. Log in" in capsys.readouterr().err
