@@ -20,12 +20,13 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 about = json.load(open("{preprocessing}", encoding="utf-8"))
-size = (about["image_size"], about["image_size"])
-image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
-pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-session = onnxruntime.InferenceSession("{model}")
-(logits,) = session.run(None, {{"images": pixels.transpose(2, 0, 1)[None]}})
-print(about["classes"][logits[0].argmax()])
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+picture = picture.resize([about["image_size"]] * 2, Image.Resampling.BILINEAR)
+pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255
+model = onnxruntime.InferenceSession("{model}")
+(logits,) = model.run(None, {{"images": pixels[None]}})
+odds = np.exp((logits[0] - logits[0].max()) / about["temperature"])
+print(about["classes"][odds.argmax()], odds.max() / odds.sum())
 ```"""
 
 _TORCH_USE = """\
@@ -105,8 +106,8 @@ def _use(about: Mapping[str, Any]) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield (
-        f"Input `{about['input']['name']}`: float32 [B, 3, {size}, {size}], RGB from 0 to 1, any B; "
-        f"resize {about['resize']}. Normalisation is inside. Output `{about['output']['name']}`: "
+        f"Input: float32 [B, 3, {size}, {size}], RGB from 0 to 1, any B. "
+        f"Resize {about['resize']}. Normalisation is inside. Output: logits "
         f"[B, {len(about['classes'])}]; for probabilities, softmax(logits / "
         f"{about['temperature']:.4g}). {PREPROCESSING} has all this for programs."
     )
@@ -127,7 +128,7 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"`{about['model']}` against PyTorch, on {checked['images']:,} held-out images of the "
         f"sources: a logit differs by at most {checked['largest_difference']:.2g} (tolerance "
-        f"{checked['tolerance']:.2g}); {checked['agreement']:,} predictions agree."
+        f"{checked['tolerance']:.2g}); {checked['agreement']:,} of the predictions agree."
     )
     if int8 := about.get("int8"):
         yield ""

@@ -27,9 +27,10 @@ from scmd.deploy.quantize import quantize
 from scmd.deploy.source_images import SourceImages, read_source_images
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json
+from scmd.machine import keep_memory
 from scmd.run_folder import SUMMARY
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """How far an exported logit may be from PyTorch's, as a part of the largest logit (at least 1)."""
 CHECKED, CALIBRATED = 512, 256
 """Images to check on (of the sources' holdout), and to calibrate int8 on (of their training)."""
@@ -70,6 +71,7 @@ def export_run(
         require_onnx("onnx", "onnxscript", "onnxruntime")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ScmdError(f"{out} exists already. Remove it, or choose another --out")
+    keep_memory()
     model = load(run)
     summary = read_json(run / SUMMARY)
 
@@ -239,8 +241,8 @@ def print_export(about: dict[str, Any], out: Path, console: Console) -> None:
     opset = f" (opset {about['opset']})" if "opset" in about else ""
     say(
         f"{about['model']}{opset}: on {n:,} held-out images of the sources, a logit differs from "
-        f"PyTorch's by at most {checked['largest_difference']:.2g} "
-        f"(tolerance {checked['tolerance']:.2g}); {checked['agreement']:,} predictions agree"
+        f"PyTorch's by at most {checked['largest_difference']:.2g} (tolerance "
+        f"{checked['tolerance']:.2g}); {checked['agreement']:,} of {n:,} predictions agree"
     )
     if int8 := about.get("int8"):
         loss = 100 * (int8["accuracy_fp32"] - int8["accuracy"])
@@ -248,7 +250,7 @@ def print_export(about: dict[str, Any], out: Path, console: Console) -> None:
             f"{INT8_FILE}: calibrated on {int8['calibration_images']:,} training images; accuracy "
             f"on the {n:,}: {int8['accuracy_fp32']:.3f} in fp32, {int8['accuracy']:.3f} in int8 "
             f"(a loss of {loss:.1f} points: {int8['lost']} became wrong, {int8['won']} right); "
-            f"{int8['agreement']:,} predictions agree"
+            f"{int8['agreement']:,} of {n:,} predictions agree"
         )
     if "benchmark" in about:
         table = Table(title="one image at a time, one thread", box=SIMPLE)

@@ -10,8 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 # Stands for the page's text colour, and is not used for anything else.
 _INK = "#010203"
