@@ -11,11 +11,11 @@ the holdout of its sources. Stopped and started again, the script goes on where 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import tyro
 from digits_results import with_interval
 from rich.box import SIMPLE
@@ -266,28 +266,46 @@ def print_results(study: Study, seeds: int, console: Console) -> None:
 
 
 def print_divergence(study: Study, console: Console) -> None:
-    """How the training part and the holdout went where a trial diverged, and beside it."""
-    table = Table(title="SCMD on sketch, seed 0: cross-entropy of what was kept", box=SIMPLE)
-    for name in ("", "first tenth", "second tenth", "middle", "last tenth", "holdout", "target"):
+    """What the selecting steps of SCMD looked like where a trial diverged, and beside it."""
+    table = Table(
+        title="SCMD on sketch, seed 0: the first fifth of the selecting steps", box=SIMPLE
+    )
+    names = ("", "loss of the batch", "its lowest", "largest class", "holdout", "target")
+    for name in names:
         table.add_column(name, justify="right" if name else "left")
     for choice in DIVERGENCE:
         folder = study.folder(choice, "sketch", 0)
         if not (folder / "summary.json").exists():
             continue
-        lines = read_lines(folder / "metrics.jsonl")
-        ce = np.array([line["ce"] for line in lines if "ce" in line])
-        tenth = max(1, len(ce) // 10)
-        middle = ce[len(ce) // 2 - tenth // 2 :][:tenth]
-        cells = (ce[:tenth], ce[tenth : 2 * tenth], middle, ce[-tenth:])
+        losses, shares = early_selection(folder)
         holdout, target = study.holdout(choice, "sketch"), study.accuracy(choice, "sketch", 0)
-        means = (f"{values.mean():.2f}" for values in cells)
-        table.add_row(choice.name, *means, f"{holdout:.3f}", f"{target:.3f}")
+        cells = (np.mean(losses), np.min(losses), np.mean(shares))
+        table.add_row(choice.name, *(f"{v:.2f}" for v in cells), f"{holdout:.3f}", f"{target:.3f}")
     console.print(table)
+    print("largest class: the part of what a step keeps that is of one class, mean over steps")
+    print(f"the loss of a network that finds all classes equally likely: {np.log(7):.2f}")
 
 
-def read_lines(path: Path) -> list[dict[str, float]]:
-    """The lines of a JSON lines file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def early_selection(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Per selecting step, of the first fifth of them: mean loss of the batch, share of a class.
+
+    The share is that of the class of which most was kept, among what was kept.
+    """
+    selection = pq.read_table(folder / "selection.parquet")
+    samples = pq.read_table(folder / "samples.parquet")
+    names = samples["class"].to_pylist()
+    class_of = dict(zip(samples["sample_id"].to_pylist(), names, strict=True))
+    step, loss = selection["step"].to_numpy(), selection["loss"].to_numpy()
+    kept = selection["kept"].to_numpy(zero_copy_only=False)
+    classes = np.array([class_of[i] for i in selection["sample_id"].to_pylist()])
+    selecting = [s for s in np.unique(step) if not kept[step == s].all()]
+    early = selecting[: max(1, len(selecting) // 5)]
+    losses = [loss[step == s].mean() for s in early]
+    shares = []
+    for s in early:
+        chosen = classes[(step == s) & kept]
+        shares.append(np.unique(chosen, return_counts=True)[1].max() / len(chosen))
+    return np.array(losses), np.array(shares)
 
 
 if __name__ == "__main__":

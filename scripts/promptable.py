@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -88,12 +89,14 @@ def main(
     pairs: int = 1,
     steps: int = 400,
     target: str = "photo",
+    pattern: str = "*-scmd-*",
 ) -> None:
     """Measure, and print a table.
 
     Args:
         what: Which.
         runs: Of digits and pacs, the folder of the runs.
+        pattern: Of digits and pacs, which runs.
         out: Of left-out, where its students are kept.
         pairs: Of left-out, how many pairs of classes are left out in turn; 5 is all.
         steps: Of left-out, the students' steps.
@@ -102,19 +105,18 @@ def main(
     if what == "left-out":
         left_out(out, PAIRS[:pairs], steps, target)
     else:
-        other_words(
-            what, runs or Path("runs", {"digits": "digits-results"}.get(what, "pacs-standin"))
-        )
+        folder = runs or Path("runs", "digits-results" if what == "digits" else "pacs-standin")
+        other_words(what, sorted(folder.glob(pattern)))
 
 
-def other_words(what: str, runs: Path) -> None:
+def other_words(what: str, runs: Sequence[Path]) -> None:
     """Accuracy on every target of the head, and of the texts, by the student and by the teacher."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs.glob("*-scmd-*")):
+    for run in runs:
         config = load_config(run / "config.toml")
         target = str(config.data.target)
         data = load_domains(config.data.path)
-        views = look(run, data, data.rows(target), config.teacher)
+        views = look(run, data, target, config.teacher)
         found["student", "its classifier"][target].append(accuracy(views.head, views.labels))
         for name, word in WORDS[what].items():
             prompts = prompts_for([word(c) for c in views.trained], views.trained)
@@ -150,17 +152,22 @@ def left_out(out: Path, pairs: Sequence[tuple[str, str]], steps: int, target: st
         run = out / f"{manifest.stem}-{target}-steps{steps}"
         config = demo_config("scmd", manifest, target, 0, steps)
         train(config, run, resume=run.exists(), console=Console(quiet=True))
-        views = look(run, data, data.rows(target), config.teacher)
+        views = look(run, data, target, config.teacher)
         unseen = torch.tensor([data.classes[label] in pair for label in views.labels])
         for who, ask in (("student", views.student), ("teacher", views.teacher)):
             logits = ask(prompts_for(data.classes, views.trained))
             head = views.head if who == "student" else None
             rows[who].append(shares(logits, views, data.classes, unseen, pair, head))
-            table.add_row(", ".join(pair), who, *(f"{v:.3f}" for v in rows[who][-1]))
+            table.add_row(", ".join(pair), who, *map(cell, rows[who][-1]))
     if len(pairs) > 1:
         for who, values in rows.items():
-            table.add_row("mean", who, *(f"{v:.3f}" for v in np.mean(values, axis=0)))
+            table.add_row("mean", who, *map(cell, np.mean(values, axis=0)))
     Console().print(table)
+
+
+def cell(value: float) -> str:
+    """Of a table; the teacher has no classifier."""
+    return "" if np.isnan(value) else f"{value:.3f}"
 
 
 def shares(
@@ -188,17 +195,16 @@ def shares(
     ]
 
 
-def look(run: Path, data: DomainImages, rows: np.ndarray, teacher: TeacherConfig) -> Views:
-    """Embed some images of a data set with a run's student and with its teacher."""
+def look(run: Path, data: DomainImages, target: str, teacher: TeacherConfig) -> Views:
+    """Embed a domain's images with a run's student and with its teacher."""
+    rows = data.rows(target)
     student = load(run)
     text = load_promptable(run, student.classes)
     batches = evaluation_batches(data, rows, student.image_size, EVALUATION_BATCH, 0)
     with torch.inference_mode():
         features = collect_logits(student.backbone, batches, CPU)
         head, projected = student.classifier(features), text.projection(features)
-    clip = load_teacher(teacher, student.classes)
-    batches = evaluation_batches(data, rows, clip.image_size, EVALUATION_BATCH, 0, clip.preprocess)
-    seen = collect_logits(clip.normalized_embeddings, batches, CPU)
+    seen = seen_by(teacher, data.source, target)
     return Views(
         torch.from_numpy(data.labels[rows]).long(),
         head,
@@ -208,6 +214,17 @@ def look(run: Path, data: DomainImages, rows: np.ndarray, teacher: TeacherConfig
         lambda p: seen @ text_embeddings(teacher.name, p).T,
         student.classes,
     )
+
+
+@cache
+def seen_by(config: TeacherConfig, source: Path, target: str) -> Tensor:
+    """The teacher's embeddings of a domain's images; the same for all runs."""
+    data = load_domains(source)
+    teacher = load_teacher(config, data.classes)
+    batches = evaluation_batches(
+        data, data.rows(target), teacher.image_size, EVALUATION_BATCH, 0, teacher.preprocess
+    )
+    return collect_logits(teacher.normalized_embeddings, batches, CPU)
 
 
 def write_manifest(file: Path, data: DomainImages, without: Sequence[str]) -> None:

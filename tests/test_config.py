@@ -69,7 +69,7 @@ def test_every_setting_survives_its_file(file: Path):
             1e-4, 1e-6, True, 0.7, 0.8, 2.5, 2e-4,
             SelectionConfig("random", 0.25, "domain", 0.1, 0.3, "fp32"), 2.0,
         ),
-        training=TrainingConfig(7, 8, 9, 10, 11, True, 12, "bf16", 0, "cpu"),
+        training=TrainingConfig(7, 8, 9, 10, 11, True, 12, "bf16", 0, "cpu", "mlflow"),
         average=AverageConfig("ema", 5, 0.9, 4, 5, 0.2),
     )  # fmt: skip
     defaults = RunConfig()

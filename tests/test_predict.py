@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -7,15 +9,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from deployed import CLASSES, method_of, save, student
 from PIL import Image
+from rich.console import Console
 
+from scmd.cli import main
 from scmd.deploy.classifier import Classifier, load, save_temperature
 from scmd.deploy.inputs import find_images
 from scmd.deploy.predict import load_any, predict_files
 from scmd.errors import ScmdError, ScmdWarning
+from scmd.progress import counting
 
 
 @pytest.fixture
@@ -154,6 +160,38 @@ def test_progress_is_told(run: Path, pictures: Path):
     told: list[tuple[int, int]] = []
     list(predict_files(run, [pictures], workers=0, progress=lambda *done: told.append(done)))
     assert told == [(6, 6)]
+
+
+def test_a_bar_leaves_the_standard_output_alone(capsys: pytest.CaptureFixture[str]):
+    """rich would print what is written to it at the bar's terminal, which is not where it goes."""
+    terminal = io.StringIO()
+    with counting(Console(file=terminal, force_terminal=True), "classifying") as progress:
+        progress(1, 2)
+        print("a,b")
+    assert capsys.readouterr().out == "a,b\n"
+    assert "classifying" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_list_with_what_cannot_be_read_is_classified_by_the_command(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+):
+    lines = [pictures / "a.jpg", pictures / "nowhere.png", pictures / "broken.png", pictures]
+    given = "\n".join(map(str, lines)).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    out = tmp_path / "out"
+    command = ["predict", str(run), "-", "--workers", "0", "--format", form, "--out", str(out)]
+    assert main([*command, "--min-confidence", "0"]) == 0
+    if form == "parquet":
+        rows = pq.read_table(out).to_pylist()
+    elif form == "csv":
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+    else:
+        rows = [{"class": None, "error": None, **json.loads(x)} for x in out.open()]
+    assert [row["file"] for row in rows] == list(map(str, lines))
+    assert [bool(row["class"]) for row in rows] == [True, False, False, False]
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True]
+    assert "No such file" in rows[1]["error"]
 
 
 # What was exported.

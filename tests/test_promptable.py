@@ -254,7 +254,7 @@ def test_a_run_is_calibrated_and_promptable(
     target = summary["results"]["sketch"]
     assert calibration["target"]["ece"] == [target["ece"], target["ece_calibrated"]]
     assert main(["evaluate", str(run), str(images), "--json", str(run / "again.json")]) == 0
-    assert "calibrated" in capsys.readouterr().out
+    assert "cal." in capsys.readouterr().out
     again = json.loads((run / "again.json").read_text())["results"]["sketch"]
     assert again["ece_calibrated"] == pytest.approx(target["ece_calibrated"], abs=1e-6)
 
