@@ -78,7 +78,7 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
     """Load a run's student with texts in the place of its classes.
 
     Args:
-        run: The folder of a finished run of SCMD, or of a configuration of it.
+        run: The folder of a finished run of SCMD, or of a configuration of it; or as for ``load``.
         classes: Texts, as ``prompts_for`` reads them, which ask the teacher's text tower; or the
             name of texts that ``save_classes`` has stored there, which ask nobody.
 
@@ -86,6 +86,10 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
         ScmdError: The run has no trained projection, its teacher cannot be loaded, or there are no
             such saved classes.
     """
+    if str(run).startswith("hub:"):
+        from scmd.deploy.hub import fetch  # as in ``load``
+
+        run = fetch(str(run))
     folder = Path(run)
     student = load(folder)
     state = read_state_dict(folder / WEIGHTS)
