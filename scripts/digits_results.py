@@ -22,10 +22,8 @@ from scmd.demo import METHODS_SHOWN, demo_config, digits_folder
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json
 from scmd.models.teacher import EMBEDDED, TeacherConfig
+from scmd.protocol.statistics import estimate_mean
 from scmd.train import train
-
-# Two-sided 97.5 % quantiles of Student's t, by degrees of freedom.
-T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def main(
@@ -87,8 +85,8 @@ def with_interval(values: np.ndarray) -> str:
     """Mean ± half of the 95 % interval over seeds."""
     if len(values) < 2:
         return f"{values.mean():.3f}" if len(values) else "-"
-    half = T[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():.3f} ± {half:.3f}"
+    mean = estimate_mean(values)
+    return f"{mean.mean:.3f} ± {mean.high - mean.mean:.3f}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -197,32 +196,6 @@ def test_a_list_with_what_cannot_be_read_is_classified_by_the_command(
 # What was exported.
 
 
-class Exported:
-    """As ``scmd.deploy.onnx`` has it: no module, and it takes floats only."""
-
-    def __init__(self, run: Path) -> None:
-        self._model = load(run)
-        self.classes, self.image_size = self._model.classes, self._model.image_size
-        self.description = self._model.description
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        assert images.dtype == torch.float32
-        return self._model(images)
-
-
-def test_an_exported_model_predicts_as_the_run_does(
-    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked: list[Path] = []
-    stub = ModuleType("scmd.deploy.onnx")
-    stub.load_onnx = lambda path: asked.append(path) or Exported(run)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "scmd.deploy.onnx", stub)
-    folder = tmp_path / "exported"
-    folder.mkdir()
-    (folder / "model.onnx").touch()
-    own = list(predict_files(run, [pictures], top=4, workers=0))
-    for path in (folder, folder / "model.onnx"):
-        assert list(predict_files(path, [pictures], top=4, workers=0)) == own
-    assert asked == [folder, folder / "model.onnx"]
+def test_a_run_goes_before_what_was_exported_into_its_folder(run: Path):
     (run / "model.onnx").touch()  # exported into the run's own folder
     assert isinstance(load_any(run), Classifier)

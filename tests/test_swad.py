@@ -281,3 +281,43 @@ def test_other_averages_log_what_they_did(images, tmp_path):
     assert {tuple(line) for line in lines if "holdout" in line} == {
         ("step", "holdout", "holdout_accuracy")
     }
+
+
+def test_the_loop_reestimates_batch_norm_that_is_not_frozen(tmp_path, image_folder):
+    """The deployed statistics are the means over the last batches, of the averaged weights."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    import scmd.train as training
+    from scmd.averaging import AverageConfig
+    from scmd.build import assign_roles
+    from scmd.cache import Shared
+    from scmd.config import DataConfig, RunConfig, TrainingConfig
+    from scmd.methods import METHODS
+    from scmd.models.student import StudentConfig
+
+    images = image_folder(("art", "photo"), ("cat", "dog"), 6, size=24)
+    config = RunConfig(
+        method="erm",
+        data=DataConfig(str(images), image_size=24),
+        student=StudentConfig("test_efficientnet", pretrained=False, freeze_batch_norm=False),
+        hparams=METHODS["erm"].Config(lr=1e-3),
+        training=TrainingConfig(
+            steps=4, batch_per_domain=4, evaluate_every=1, checkpoint_every=4, workers=0
+        ),
+        average=AverageConfig("swad", swad_converge=1),
+    )
+    quiet = Console(quiet=True)
+    statistics = {}
+    for frozen in (False, True):
+        own = replace(config, student=replace(config.student, freeze_batch_norm=frozen))
+        out = tmp_path / str(frozen)
+        training.train(own, out, console=quiet)
+        run = training.Run(own, assign_roles(own), out, quiet, Shared(0))
+        loaded = training.load_checkpoint(out / "checkpoints")
+        assert loaded is not None
+        run._restore(loaded)
+        name = "backbone.model.bn1.num_batches_tracked"
+        statistics[frozen] = int(run.average.model.state_dict()[name])
+    assert statistics == {False: 4, True: 0}  # one for each of the four steps' batches

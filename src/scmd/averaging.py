@@ -120,8 +120,8 @@ class Average:
     def finish(self) -> None:
         """Make ``model`` what is deployed, after the last score of a run. Only SWAD has to.
 
-        Running statistics of batch norm are those at the end of the valley: where batch norm is
-        not frozen, see ``reestimate_batch_norm``.
+        Running statistics of batch norm are those at the end of the valley; the loop re-estimates
+        them where batch norm is not frozen (``reestimate_batch_norm``).
         """
         if self._swad is None:
             return
@@ -167,8 +167,8 @@ def reestimate_batch_norm(backbone: nn.Module, batches: Iterable[Tensor]) -> Non
     """Set batch norm's running statistics of averaged weights to their means over ``batches``.
 
     Only where batch norm is not frozen: a part that stays in eval mode when ``backbone`` is put
-    into training mode keeps what it has. Dropout is off. The loop does not call it, since batch
-    norm is frozen by default.
+    into training mode keeps what it has, and dropout is off: torch's own ``update_bn`` resets
+    frozen ones, too, and leaves dropout on.
 
     Args:
         backbone: The averaged method's. Its modes are afterwards as they were.

@@ -90,8 +90,10 @@ class Shared:
         found: list[Tensor] | None = []
         for images in evaluation_batches(data, rows, size, batch_size, workers, transform):
             room -= images.nbytes
-            if found is not None:
-                found = [*found, images] if room >= 0 else None
+            if found is not None and room >= 0:
+                found.append(images)
+            else:
+                found = None
             yield images
         if found is not None:
             self._scored[key] = found

@@ -37,22 +37,35 @@ def cost(
     )
     with _plain_attention(), FlopCounterMode(display=False) as counter:
         predict(image)
-    times = []
-    for repeat in range(repeats + 3):
-        _synchronize(device)
-        start = time.perf_counter()
-        predict(image)
-        _synchronize(device)
-        if repeat >= 3:
-            times.append(1000 * (time.perf_counter() - start))
     parameters = list(network.parameters())
     return {
         "parameters": sum(p.numel() for p in parameters),
         "flops": counter.get_total_flops(),
         "megabytes": sum(p.numel() * p.element_size() for p in parameters) / 1e6,
-        "latency_ms": statistics.median(times),
-        "latency_ms_range": [min(times), max(times)],
+        **latency(predict, image, repeats),
     }
+
+
+@torch.inference_mode()
+def latency(
+    predict: Callable[[Tensor], Tensor], image: Tensor, repeats: int = 20
+) -> dict[str, Any]:
+    """How long a call takes: ``latency_ms`` (median) and ``latency_ms_range``.
+
+    Args:
+        predict: What is called.
+        image: Its argument; a GPU that it is on is waited for.
+        repeats: Timed calls, after three that are not counted.
+    """
+    times = []
+    for repeat in range(repeats + 3):
+        _synchronize(image.device)
+        start = time.perf_counter()
+        predict(image)
+        _synchronize(image.device)
+        if repeat >= 3:
+            times.append(1000 * (time.perf_counter() - start))
+    return {"latency_ms": statistics.median(times), "latency_ms_range": [min(times), max(times)]}
 
 
 @contextmanager

@@ -62,10 +62,7 @@ def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
         student_logits: [B, C].
         temperature: τ.
     """
-    log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    log_p = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    kl = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-    return temperature**2 * kl
+    return sample_distillation(teacher_logits, student_logits, temperature).mean()
 
 
 def sample_distillation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from scmd.averaging import Average
+from scmd.averaging import Average, reestimate_batch_norm
 from scmd.build import Roles, assign_roles, batch_size_in_pixels, build_method
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
@@ -28,6 +29,7 @@ from scmd.errors import ScmdError, ScmdWarning
 from scmd.estimate import estimate
 from scmd.files import read_json
 from scmd.machine import keep_memory, open_accelerator
+from scmd.models.images import as_float
 from scmd.progress import TrainingProgress
 from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
 from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
@@ -38,6 +40,8 @@ from scmd.summary import finish
 
 # A holdout accuracy below this part of the best one so far is called a collapse.
 COLLAPSE = 0.7
+BATCH_NORM_STEPS = 100
+"""Steps whose batches SWAD re-estimates batch norm on, where it is not frozen."""
 
 
 @dataclass
@@ -169,7 +173,7 @@ class Run:
             self.log = MetricsLog(self.out / METRICS, state["log"] if state else 0)
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         selections = self.selections = SelectionLog(self.out, settings.seed, start, process)
-        batches = DomainBatches(
+        batches = self.batches = DomainBatches(
             self.roles.data,
             self.roles.train_rows(),
             settings.batch_per_domain,
@@ -180,15 +184,7 @@ class Run:
             (process, processes),
         )
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        loader = self.shared.training_batches(
-            batches,
-            self.roles.data,
-            self.size,
-            settings.seed,
-            settings.workers,
-            self.device.type == "cuda",
-            self.config.data.flip,
-        )
+        loader = self._loader(batches)
         if self.is_main:
             self._announce(start)
         if settings.tracker != "none":
@@ -216,6 +212,18 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.is_main:
             selections.merge()
+
+    def _loader(self, batches: DomainBatches) -> Iterator[Batch]:
+        settings = self.config.training
+        return self.shared.training_batches(
+            batches,
+            self.roles.data,
+            self.size,
+            settings.seed,
+            settings.workers,
+            self.device.type == "cuda",
+            self.config.data.flip,
+        )
 
     def _step(
         self,
@@ -261,6 +269,8 @@ class Run:
             self.average.scored(loss)
             if self.average.chooses and step == self.config.training.steps - 1:
                 self.average.finish()
+                if not self.config.student.freeze_batch_norm:
+                    reestimate_batch_norm(self.average.model.backbone, self._last_images())
                 scores, loss = self.scorer.holdout(self.average.model)
                 self.best = Best()  # what the average has chosen, whatever was scored before
             mean = float(np.mean(list(scores.values())))
@@ -290,6 +300,13 @@ class Run:
                     stacklevel=2,
                 )
         self.accelerator.wait_for_everyone()
+
+    def _last_images(self) -> Iterator[Tensor]:
+        """Float images of the last steps' batches, once more."""
+        settings = self.config.training
+        last = self.batches.starting_at(max(0, settings.steps - BATCH_NORM_STEPS))
+        for batch in self._loader(last):
+            yield as_float(batch.to(self.device).images)
 
     def _save(self, steps: int, log_length: int) -> None:
         for name, value in self.method.named_parameters():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from scmd.deploy.onnx import FORMAT, INPUT, INT8_FILE, OUTPUT, PREPROCESSING, re
 from scmd.deploy.programs import FILES, OPSET, Format, open_program, write_program
 from scmd.deploy.quantize import quantize
 from scmd.deploy.source_images import SourceImages, read_source_images
+from scmd.efficiency import latency
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json
 from scmd.machine import keep_memory
@@ -190,24 +189,14 @@ def _benchmark(model: Classifier, folder: Path) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        results = {"PyTorch": {"megabytes": megabytes, **_time(model, image)}}
+        results = {"PyTorch": {"megabytes": megabytes, **latency(model, image, _REPEATS)}}
         for file in files:
             size = file.stat().st_size / 1e6
-            results[file.name] = {"megabytes": size, **_time(open_program(file, threads=1), image)}
+            program = open_program(file, threads=1)
+            results[file.name] = {"megabytes": size, **latency(program, image, _REPEATS)}
     finally:
         torch.set_num_threads(threads)
     return results
-
-
-@torch.inference_mode()
-def _time(predict: Callable[[Tensor], Tensor], image: Tensor) -> dict[str, Any]:
-    times = []
-    for repeat in range(_REPEATS + 3):
-        start = time.perf_counter()
-        predict(image)
-        if repeat >= 3:
-            times.append(1000 * (time.perf_counter() - start))
-    return {"latency_ms": statistics.median(times), "latency_ms_range": [min(times), max(times)]}
 
 
 @contextmanager

@@ -15,13 +15,12 @@ from scmd.data.images import read_image
 from scmd.data.transforms import Transform, evaluation_transform
 from scmd.deploy.classifier import WEIGHTS, load
 from scmd.deploy.inputs import find_images
+from scmd.deploy.onnx import ONNX_FILE, load_onnx
 from scmd.deploy.outputs import Prediction
 from scmd.deploy.promptable import load_promptable
 from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.evaluate import EVALUATION_BATCH
 from scmd.models.images import as_float
-
-ONNX = "model.onnx"
 
 
 class Deployed(Protocol):
@@ -102,9 +101,7 @@ def load_any(path: str | Path) -> Deployed:
         ScmdError: It is none of them, or damaged.
     """
     path = Path(path)
-    if path.suffix == ".onnx" or ((path / ONNX).exists() and not (path / WEIGHTS).exists()):
-        from scmd.deploy.onnx import load_onnx  # its runtime is optional
-
+    if path.suffix == ".onnx" or ((path / ONNX_FILE).exists() and not (path / WEIGHTS).exists()):
         return load_onnx(path)
     return load(path)
 

@@ -167,8 +167,30 @@ class Method(nn.Module):
             if parameters:
                 yield {"params": parameters, "lr": lr, "weight_decay": decay}
 
+    def groups_apart(self, prefix: str, lr: float) -> list[dict[str, Any]]:
+        """``param_groups`` in which the parameters whose names begin so have their own rate."""
+        named = list(self.named_parameters())
+        own = [(name, p) for name, p in named if name.startswith(prefix)]
+        others = [(name, p) for name, p in named if not name.startswith(prefix)]
+        return [*self.groups(others, self.config.lr), *self.groups(own, lr)]
+
     def after_step(self) -> None:
         """What follows the optimizer's step."""
+
+
+class ProjectingMethod(Method):
+    """A method with P, a linear map without bias from the features into the teacher's space."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        teacher: Teacher | None,
+        config: Any = None,
+        num_classes: int | None = None,
+        num_domains: int | None = None,
+    ) -> None:
+        super().__init__(backbone, teacher, config, num_classes, num_domains)
+        self.projection = linear(backbone, self.teacher.text_embeddings.shape[1], bias=False)
 
 
 def linear(backbone: nn.Module, out_features: int, bias: bool = True) -> nn.Linear:

@@ -99,12 +99,7 @@ class DANN(Method):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The discriminator has a learning rate of its own."""
-        own = [(n, p) for n, p in self.named_parameters() if n.startswith("discriminator.")]
-        others = [(n, p) for n, p in self.named_parameters() if not n.startswith("discriminator.")]
-        return [
-            *self.groups(others, self.config.lr),
-            *self.groups(own, self.config.lr_discriminator),
-        ]
+        return self.groups_apart("discriminator.", self.config.lr_discriminator)
 
 
 def discriminator(backbone: nn.Module, num_domains: int, config: DANNConfig) -> nn.Sequential:

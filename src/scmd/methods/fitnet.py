@@ -9,17 +9,14 @@ step. Both sides are L2-normalised, since CLIP's embeddings mean something up to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import ClassVar
 
 from scmd.data.loader import Batch
 from scmd.losses import classification
 from scmd.losses_distillation import hint
-from scmd.methods.base import Method, MethodConfig, Output, linear
+from scmd.methods.base import Method, MethodConfig, Output, ProjectingMethod
 from scmd.methods.search import LogUniform, SearchSpace
 from scmd.models.images import as_float
-from scmd.models.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class FitNetConfig(MethodConfig):
         self.require_weight("hint_weight")
 
 
-class FitNet(Method):
+class FitNet(ProjectingMethod):
     """L_CE + λ ‖P f(x)/‖P f(x)‖ − φ_img(x)‖²; P is ``projection``, linear and without bias."""
 
     Config = FitNetConfig
@@ -43,17 +40,6 @@ class FitNet(Method):
         **Method.search_space,
         "hint_weight": LogUniform(0.1, 10),
     }
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        teacher: Teacher | None,
-        config: Any = None,
-        num_classes: int | None = None,
-        num_domains: int | None = None,
-    ) -> None:
-        super().__init__(backbone, teacher, config, num_classes, num_domains)
-        self.projection = linear(backbone, self.teacher.text_embeddings.shape[1], bias=False)
 
     def forward(self, batch: Batch, progress: float) -> Output:
         """L_CE + λ times the hint."""

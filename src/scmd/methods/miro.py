@@ -100,13 +100,7 @@ class MIRO(Method):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The variance encoders have a larger learning rate."""
-        own = [(n, p) for n, p in self.named_parameters() if n.startswith("variances.")]
-        others = [(n, p) for n, p in self.named_parameters() if not n.startswith("variances.")]
-        lr = self.config.lr
-        return [
-            *self.groups(others, lr),
-            *self.groups(own, lr * self.config.encoder_lr_factor),
-        ]
+        return self.groups_apart("variances.", self.config.lr * self.config.encoder_lr_factor)
 
 
 def information_bound(features: Tensor, start: Tensor, bias: Tensor) -> Tensor:

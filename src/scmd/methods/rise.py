@@ -22,19 +22,17 @@ Uncertain: whether the paper's tables were made with the released code's weights
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
 
 from scmd.data.loader import Batch
 from scmd.losses import classification, logit_distillation
 from scmd.losses_distillation import text_distance, text_relation
-from scmd.methods.base import Method, Output, linear
+from scmd.methods.base import Method, Output, ProjectingMethod
 from scmd.methods.kd import KDConfig
 from scmd.methods.search import Choice, LogUniform, SearchSpace
 from scmd.models.images import as_float
-from scmd.models.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class RISEConfig(KDConfig):
         self.require_weight("absolute_weight", "relative_weight")
 
 
-class RISE(Method):
+class RISE(ProjectingMethod):
     """L_CE + λ1 L_logits + λ_A L_AD + λ_R L_RD; P is ``projection``, linear and without bias."""
 
     Config = RISEConfig
@@ -62,17 +60,6 @@ class RISE(Method):
         "absolute_weight": Choice((0.5, 1.0, 2.0)),
         "relative_weight": Choice((5.0, 10.0, 20.0)),
     }
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        teacher: Teacher | None,
-        config: Any = None,
-        num_classes: int | None = None,
-        num_domains: int | None = None,
-    ) -> None:
-        super().__init__(backbone, teacher, config, num_classes, num_domains)
-        self.projection = linear(backbone, self.teacher.text_embeddings.shape[1], bias=False)
 
     def forward(self, batch: Batch, progress: float) -> Output:
         """The loss of KD and the two distances, on the whole batch."""

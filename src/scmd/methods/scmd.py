@@ -7,7 +7,6 @@ Distillation via CLIP for Domain Generalization", TMLR 2024, arXiv:2311.15145.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from scmd.losses import (
     sample_cross_entropy,
     sample_distillation,
 )
-from scmd.methods.base import Method, MethodConfig, Output, linear
+from scmd.methods.base import Method, MethodConfig, Output, ProjectingMethod
 from scmd.methods.search import Choice, SearchSpace, Uniform
 from scmd.models.images import as_float
 from scmd.models.student import evaluating
@@ -63,7 +62,7 @@ class SCMDConfig(MethodConfig):
         return tuple(end for end in ends if 0 < end < 1)
 
 
-class SCMD(Method):
+class SCMD(ProjectingMethod):
     """Select the hard samples; on those, L = L_CE + λ1 L_logits + λ2 L_CM.
 
     Its trained parts are ``backbone`` f, ``classifier`` h, ``projection`` P and ``log_scale`` γ.
@@ -89,8 +88,6 @@ class SCMD(Method):
         num_domains: int | None = None,
     ) -> None:
         super().__init__(backbone, teacher, config, num_classes, num_domains)
-        embedding_size = self.teacher.text_embeddings.shape[1]
-        self.projection = linear(backbone, embedding_size, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
 
     def forward(self, batch: Batch, progress: float) -> Output:
@@ -166,10 +163,7 @@ class SCMD(Method):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """γ has a learning rate of its own, and decays only with ``decay_all``."""
-        groups: Iterable[dict[str, Any]] = self.groups(
-            ((n, p) for n, p in self.named_parameters() if p is not self.log_scale), self.config.lr
-        )
-        return [*groups, *self.groups([("log_scale", self.log_scale)], self.config.lr_scale)]
+        return self.groups_apart("log_scale", self.config.lr_scale)
 
     @torch.no_grad()
     def after_step(self) -> None:
