@@ -111,12 +111,12 @@ def test_floors(project):
         {"data"},
         {"models", "losses", "losses_distillation", "selection"},
         {"methods"},
-        {"averaging", "swad", "soup", "checkpoint", "config", "cache"},
+        {"averaging", "swad", "soup", "checkpoint", "presets", "config", "cache"},
         {"build", "evaluate", "efficiency", "records", "run_folder", "report", "deploy"},
         {"estimate", "scoring", "summary"},
         {"train", "fit"},
         {"demo", "protocol"},
-        {"commands"},
+        {"arguments", "commands"},
         {"cli", "__init__"},
     ]
     floor_of = {name: index for index, names in enumerate(floors) for name in names}
