@@ -1,9 +1,10 @@
 PYTHON ?= python3
 DEMO ?=
+BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench docs setup clean
 
 demo: setup  ## train ERM, KD and SCMD on the embedded digits
 	$(BIN)/scmd demo $(DEMO)
@@ -12,9 +13,16 @@ test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
 check: setup  ## lint and types
-	$(BIN)/ruff format --check src tests scripts
-	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts docs
+	$(BIN)/ruff check src tests scripts docs
 	$(BIN)/pyright
+
+bench: setup  ## time training beside the released code's step
+	$(BIN)/scmd bench --out docs/benchmarks.md $(BENCH)
+
+docs: setup  ## build the pages
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 setup: $(VENV)/.ready
 
@@ -26,4 +34,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build

@@ -15,11 +15,11 @@ import tyro
 from rich.console import Console
 
 from scmd.demo import SEED, TARGET, demo_config, digits_folder
+from scmd.loop import train
 from scmd.methods import METHODS, MethodConfig
 from scmd.methods.kd import KDConfig
 from scmd.methods.scmd import SCMDConfig
 from scmd.selection import SelectionConfig
-from scmd.train import train
 
 RATES = (1e-3, 3e-3, 1e-2)
 

@@ -21,9 +21,9 @@ from scmd.data.folder import load_domains
 from scmd.demo import METHODS_SHOWN, demo_config, digits_folder
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json
+from scmd.loop import train
 from scmd.models.teacher import EMBEDDED, TeacherConfig
 from scmd.protocol.statistics import estimate_mean
-from scmd.train import train
 
 
 def main(

@@ -228,7 +228,7 @@ def main(
             "a {class}", "this is a photo of a {class}", "the digit {class}", "a {domain} {class}",
         ),
         steps=steps, batch_per_domain=32, weight_decay=0.05, flip=False, half=True, holdout=0.05,
-        seed=seed, checkpoint_every=500,
+        seed=seed, checkpoint_every=500, augmentation="torchvision",
     )  # fmt: skip
     fitted = work / f"fit-{steps}-seed{seed}"
     card = fit_teacher(config, fitted, resume=fitted.exists(), console=Console())

@@ -30,13 +30,13 @@ from scmd.data.halves import NAMES, write_halves
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json, write_json
 from scmd.fit import fit_teacher
+from scmd.loop import train
 from scmd.methods import METHODS, MethodConfig
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.fit_config import FitConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import CARD, TeacherConfig
 from scmd.selection import SelectionConfig
-from scmd.train import train
 
 TARGETS = ("art_painting", "cartoon", "photo", "sketch")
 SIZE, HALF = 128, (0.5, 0.5, 0.5)
@@ -117,14 +117,18 @@ class Study:
             return
         config = RunConfig(
             method=choice.method,
-            data=DataConfig(path=str(self.half), target=target, image_size=SIZE),
+            # The augmentation that the published numbers were made with; so for the teacher.
+            data=DataConfig(
+                path=str(self.half), target=target, image_size=SIZE, augmentation="torchvision"
+            ),
             student=StudentConfig(
                 TOWER, self.weights, args=("pad_type=same",), mean=HALF, std=HALF
             ),
             teacher=TeacherConfig(str(self.out / "teacher")),
             hparams=choice.hparams,
             training=TrainingConfig(
-                steps=self.steps, batch_per_domain=16, seed=seed, evaluate_every=self.steps // 2,
+                precision="fp32", steps=self.steps, batch_per_domain=16, seed=seed,
+                evaluate_every=self.steps // 2,
                 checkpoint_every=self.steps // 2, log_every=5,
             ),
             average=AverageConfig(average_start=self.steps // 3),
@@ -209,6 +213,7 @@ def prepare(study: Study, data: Path, teacher_steps: int) -> None:
             steps=teacher_steps,
             batch_per_domain=16,
             lr=3e-4,
+            augmentation="torchvision",
         )
         fit_teacher(config, folder, resume=folder.exists(), console=console)
 

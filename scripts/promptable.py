@@ -33,9 +33,9 @@ from scmd.demo import demo_config, digits_folder
 from scmd.deploy.classifier import load
 from scmd.deploy.promptable import load_promptable, prompts_for, text_embeddings
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
+from scmd.loop import train
 from scmd.losses import cross_modality_logits
 from scmd.models.teacher import TeacherConfig, load_teacher
-from scmd.train import train
 
 CPU = torch.device("cpu")
 NUMERALS = {name: str(number) for number, name in enumerate(NAMES)}

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from toys import CLASSES, ToyBackbone, ToyTeacher, make_batch
 
 import scmd.cache as cache
 import scmd.data.loader as loader
+import scmd.data.reading as reading
 from scmd.cache import Shared
+from scmd.data.augment import Augmentation, AugmentationName
 from scmd.data.folder import DomainImages, load_domains
 from scmd.data.loader import Batch, DomainBatches
 from scmd.data.transforms import training_transform
@@ -47,13 +50,13 @@ class Reads:
 
 @pytest.fixture
 def reads(monkeypatch) -> Reads:
-    counter, read = Reads(), loader.read_image
+    counter, read = Reads(), reading.read_image
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, shorter_side: int | None = None) -> Any:
         counter.count += 1
-        return read(path)
+        return read(path, shorter_side)
 
-    monkeypatch.setattr(loader, "read_image", counting)
+    monkeypatch.setattr(reading, "read_image", counting)
     return counter
 
 
@@ -68,11 +71,12 @@ def asked(
     balanced: bool = False,
     per_domain: int = PER_DOMAIN,
     process: tuple[int, int] = (0, 1),
+    augmentation: AugmentationName = "tensor",
 ) -> tuple:
     """The arguments of ``training_batches``."""
     rows = [data.rows(domain) for domain in domains]
     batches = DomainBatches(data, rows, per_domain, seed, start, stop, balanced, process)
-    return batches, data, size, seed, 0, False, flip
+    return batches, data, size, seed, 0, False, flip, None, augmentation
 
 
 def same(found: Iterator[Batch], data: DomainImages, **changes: Any) -> bool:
@@ -97,6 +101,7 @@ def test_replayed_batches_are_the_loaders(data, reads):
 OTHERS: list[dict[str, Any]] = [
     {"domains": ("art", "sketch")}, {"domains": ("photo", "art")}, {"seed": 1}, {"size": 24},
     {"flip": False}, {"balanced": True}, {"per_domain": 2}, {"process": (1, 3)},
+    {"augmentation": "torchvision"},
 ]  # fmt: skip
 
 
@@ -129,6 +134,32 @@ def test_a_run_may_begin_at_any_step(data, starts):
     shared = Shared()
     for start in (*starts, 0, 3):
         assert same(shared.training_batches(*asked(data, start=start)), data, start=start)
+
+
+def test_batches_whose_colours_are_changed_later_are_kept_as_they_came(data, reads, monkeypatch):
+    """As for a GPU, which gets the same images whether they were kept or not."""
+    monkeypatch.setattr(cache, "colours_on", lambda *_: True)
+    shared = Shared()
+    first = list(shared.training_batches(*asked(data)))
+    reads.since()
+    again = list(shared.training_batches(*asked(data)))
+    assert reads.since() == 0
+    pairs = zip(first, again, strict=True)
+    assert all(torch.equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
+    assert same(iter(again), data)
+
+
+def test_decoded_images_are_asked_for_once(data, monkeypatch):
+    made: list[tuple] = []
+
+    def decode_once(*given: Any) -> None:
+        made.append(given[1:3])
+
+    monkeypatch.setattr(cache, "decode_once", decode_once)
+    shared, quiet = Shared(), Console(quiet=True)
+    for side in (23, 23, None, None, 23):
+        assert shared.decoded(data, side, SIZE, quiet) is None
+    assert made == [(23, SIZE), (None, SIZE)]
 
 
 def test_runs_of_different_length_share_what_both_have(data, reads):
@@ -182,8 +213,8 @@ def test_never_more_than_the_limit_is_kept(data):
     shared = Shared(3 * BATCH)
     for seed in (0, 1, 0, 2):
         for _ in shared.training_batches(*asked(data, seed=seed)):
-            kept = [b.images.nbytes for steps in shared._training.values() for b in steps.values()]
-            assert sum(kept) <= 3 * BATCH
+            kept = [one for steps in shared._training.values() for one in steps.values()]
+            assert sum(one.batch.images.nbytes for one in kept) <= 3 * BATCH
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -224,6 +255,7 @@ def test_scored_images_of_another_kind_are_not_mixed_up(data):
     shared, rows = Shared(), data.rows("art")
     others: list[dict[str, Any]] = [
         {"size": 24}, {"batch_size": 3}, {"transform": training_transform(SIZE, True)},
+        {"transform": Augmentation(SIZE)}, {"transform": Augmentation(SIZE, False)},
     ]  # fmt: skip
     for _ in range(2):
         assert scored(shared, data, rows)

@@ -93,10 +93,10 @@ def test_a_runs_own_configuration_is_enough_to_rerun_it(run, tmp_path):
 
 
 def test_preset_then_file_then_flags(images, tmp_path, monkeypatch):
-    import scmd.train
+    import scmd.loop
 
     seen = []
-    monkeypatch.setattr(scmd.train, "train", lambda config, *rest: seen.append(config) or {})
+    monkeypatch.setattr(scmd.loop, "train", lambda config, *rest: seen.append(config) or {})
     file = tmp_path / "settings.toml"
     file.write_text("[training]\nsteps = 7\nseed = 4\n[hparams]\nlr = 0.5\n")
     arguments = ["train", str(images), "--preset", "paper", "--config", str(file), "--seed", "9"]

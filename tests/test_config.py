@@ -54,7 +54,8 @@ def test_every_setting_survives_its_file(file: Path):
     config = RunConfig(
         method="scmd",
         data=DataConfig(
-            "a folder", "sketch", ("photo",), "union", 0.3, 96, True, False, True, True
+            "a folder", "sketch", ("photo",), "union", 0.3, 96, True, False, True, True,
+            "torchvision", False,
         ),
         student=StudentConfig(
             "test_vit", Path("w.pt"), False, ("a=1", "b=x"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False
@@ -64,6 +65,8 @@ def test_every_setting_survives_its_file(file: Path):
             PromptConfig(("a {}", 'the "{}"'), Path("p.toml"), Path("n.json")),
             (0.5, 0.5, 0.5),
             (0.1, 0.1, 0.1),
+            "fixed",
+            5,
         ),
         hparams=SCMDConfig(
             1e-4, 1e-6, True, 0.7, 0.8, 2.5, 2e-4,
@@ -90,7 +93,7 @@ def test_the_file_is_complete():
     assert written["training"]["steps"] == 5000
     assert written["hparams"]["selection"] == {
         "rule": "hardest", "fraction": 0.2, "scope": "batch", "warmup": 0.0,
-        "last_fraction": 0.25, "precision": "same",
+        "last_fraction": 0.25, "precision": "same", "resolution": 1.0,
     }  # fmt: skip
     assert "target" not in written["data"]  # there is no None in TOML
 
@@ -107,6 +110,7 @@ def test_the_defaults_are_the_papers():
     assert config.student.name == "resnet50.tv2_in1k"
     assert config.student.freeze_batch_norm
     assert config.teacher.name == "ViT-B-32-quickgelu/openai"
+    assert config.teacher.view == "augmented"
     assert config.teacher.prompts.templates == ("this is a photo of a {}",)
 
 
@@ -116,7 +120,9 @@ def test_the_paper_preset_does_as_the_released_code():
     assert scmd_of(config).selection.precision == "fp32"
     assert config.teacher.mean == (0.485, 0.456, 0.406)
     assert config.teacher.std == (0.229, 0.224, 0.225)
+    assert config.teacher.view == "augmented"
     assert config.data.augment_holdout
+    assert config.data.augmentation == "torchvision"
     assert config.average.average == "sma-released"
     assert config.training.evaluate_every == 300
     assert build_config("paper-domainnet").training.evaluate_every == 1000
@@ -211,7 +217,12 @@ def test_an_empty_file_changes_nothing(file: Path):
         ("[data]\nimage_size = 0", "image_size = 0"),
         ("[data]\nskip_bad = 1", "data.skip_bad = 1"),
         ("[data]\ntarget = 3", "data.target = 3"),
+        ('[teacher]\nview = "blurred"', "teacher.view = 'blurred'"),
+        ("[teacher]\nviews = 0", "views = 0: give a whole number from 1"),
+        ('[teacher]\nview = "clean"\nmean = [0.5, 0.5, 0.5]', "Leave mean and std out"),
         ('[data]\nclasses = "some"', "data.classes = 'some'"),
+        ('[data]\naugmentation = "none"', "data.augmentation = 'none'"),
+        ("[data]\ndecode_once = 1", "data.decode_once = 1"),
         ("[student]\nmean = [0.5, 0.5]", "student.mean"),
         ('[student]\nargs = "a=1"', "student.args = 'a=1'"),
         ('method = "smcd"', "there is no method 'smcd'. Did you mean 'scmd'?"),
@@ -259,6 +270,19 @@ def test_an_unknown_preset_or_method_is_an_error():
         build_config("papr")
     with pytest.raises(ScmdError, match=r"no method 'emr'\. Did you mean 'erm'"):
         build_config(method="emr")
+
+
+def test_augmentation_is_the_released_codes_where_numbers_were_published_with_it():
+    assert build_config().data.augmentation == "tensor"
+    for preset in ("paper", "paper-domainnet", "digits"):
+        assert build_config(preset).data.augmentation == "torchvision"
+
+
+def test_what_only_takes_time_is_no_difference():
+    first = build_config()
+    data = dataclasses.replace(first.data, decode_once=False)
+    training = dataclasses.replace(first.training, workers=9, device="cpu", tracker="mlflow")
+    assert differences(first, dataclasses.replace(first, data=data, training=training)) == []
 
 
 def test_differences_are_named():

@@ -143,7 +143,7 @@ def test_the_example_of_the_docs_says_what_predict_says(
     tmp_path: Path,
 ):
     """On a photograph that lies on its side, and is neither square nor of the model's size."""
-    example = python_of(ROOT / "docs" / "deploy.md")
+    example = python_of(ROOT / "docs" / "tutorials" / "deploy.md")
     imported = {
         (node.module or "").split(".")[0]
         if isinstance(node, ast.ImportFrom)
@@ -159,14 +159,14 @@ def test_the_example_of_the_docs_says_what_predict_says(
     Image.fromarray(pixels).save(picture, exif=exif)
     (tmp_path / "exported").symlink_to(finished.exported)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/deploy.md", "exec"), {})
+    exec(compile(example, "docs/tutorials/deploy.md", "exec"), {})
     name, probability = capsys.readouterr().out.split()
     (prediction,) = predict_files(finished.run, [picture], workers=0)
     assert (name, pytest.approx(float(probability), abs=1e-4)) == prediction.ranked[0]
 
 
 def test_the_card_has_the_example_of_the_docs(finished: Finished):
-    example = python_of(ROOT / "docs" / "deploy.md").replace("exported/", "")
+    example = python_of(ROOT / "docs" / "tutorials" / "deploy.md").replace("exported/", "")
     assert python_of(finished.exported / "README.md") == example
 
 

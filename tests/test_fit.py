@@ -119,6 +119,18 @@ def test_fitted_teacher_loads_through_open_clip_itself(config, tmp_path):
     assert teacher.normalize.std.flatten().tolist() == [0.25] * 3
 
 
+def test_result_does_not_depend_on_decoding_once_but_on_the_augmentation(config, tmp_path):
+    found = []
+    for number, changes in enumerate(
+        ({"decode_once": False}, {}, {"workers": 1}, {"augmentation": "torchvision"})
+    ):
+        fit_teacher(replace(config, **changes), tmp_path / str(number), console=QUIET)
+        found.append(load_file(tmp_path / str(number) / "open_clip_model.safetensors"))
+    first, *others = found
+    equal = [all(torch.equal(first[n], other[n]) for n in first) for other in others]
+    assert equal == [True, True, False]
+
+
 def test_card_says_what_it_has_seen_and_the_holdout_is_not_among_it(config, tmp_path, monkeypatch):
     seen: list[int] = []
     batches = fitting.training_batches

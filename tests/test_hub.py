@@ -15,9 +15,9 @@ from scmd.cli import main
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.deploy import hub
 from scmd.errors import ScmdError
+from scmd.loop import train
 from scmd.methods import METHODS
 from scmd.models.student import StudentConfig
-from scmd.train import train
 
 
 @pytest.fixture(scope="module")

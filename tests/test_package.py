@@ -104,18 +104,24 @@ def test_python_page_names_everything_and_its_example_runs(capsys):
     assert capsys.readouterr().out.startswith("4 tensor([")
 
 
+def test_no_public_name_is_shadowed_by_a_module():
+    """To import a module of that name would put it in the place of the function."""
+    modules = {path.stem for path in (ROOT / "src" / "scmd").iterdir()}
+    assert not modules & set(scmd.__all__)
+
+
 def test_floors(project):
     """A lower floor never imports a higher one."""
     floors = [
-        {"errors", "seeds", "machine", "files", "progress"},
+        {"errors", "seeds", "machine", "files", "progress", "store"},
         {"data"},
         {"models", "losses", "losses_distillation", "selection"},
         {"methods"},
         {"averaging", "swad", "soup", "checkpoint", "presets", "config", "cache"},
         {"build", "evaluate", "efficiency", "records", "run_folder", "report", "deploy"},
         {"estimate", "scoring", "summary"},
-        {"train", "fit"},
-        {"demo", "protocol"},
+        {"loop", "fit"},
+        {"demo", "protocol", "bench"},
         {"arguments", "commands"},
         {"cli", "__init__"},
     ]

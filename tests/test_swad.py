@@ -11,15 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_train import StopError, config_for, outcome
+from test_loop import StopError, config_for, outcome
 from torch import Tensor, nn
 
-import scmd.train as training
+import scmd.loop as training
 from scmd.averaging import Average, AverageConfig
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdWarning
+from scmd.loop import train
 from scmd.swad import SWAD
-from scmd.train import train
 
 QUIET = Console(quiet=True)
 
@@ -245,15 +245,15 @@ def test_what_is_deployed_is_the_mean_over_the_valley(images, tmp_path, monkeypa
 def test_resumed_equals_uninterrupted(images, tmp_path, monkeypatch):
     config = config_of(images)
     train(config, tmp_path / "whole", console=QUIET)
-    step = training.Run._step
+    step = training.Run.step
 
-    def stopping(self, model, optimizer, batch, number, *rest):
+    def stopping(self, batch, number, *rest):
         if number == 7:
             raise StopError
-        return step(self, model, optimizer, batch, number, *rest)
+        return step(self, batch, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "_step", stopping)
+        patch.setattr(training.Run, "step", stopping)
         with pytest.raises(StopError):
             train(config, tmp_path / "stopped", console=QUIET)
     train(config, tmp_path / "stopped", resume=True, console=QUIET)
@@ -289,7 +289,7 @@ def test_the_loop_reestimates_batch_norm_that_is_not_frozen(tmp_path, image_fold
 
     from rich.console import Console
 
-    import scmd.train as training
+    import scmd.loop as training
     from scmd.averaging import AverageConfig
     from scmd.build import assign_roles
     from scmd.cache import Shared

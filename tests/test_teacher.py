@@ -123,10 +123,25 @@ def test_logits_are_exact_where_everything_else_is_half_precision(clip_folder: P
     images = torch.rand(4, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         logits = teacher.logits(images)
-        embeddings = teacher.model.encode_image(teacher.normalize(images), normalize=True)  # type: ignore[operator]
-    assert logits.dtype == torch.float32
+        embeddings = teacher.embeddings(images)
+    assert logits.dtype == embeddings.dtype == torch.float32
     scale = teacher.model.logit_scale.exp()  # type: ignore[operator]
-    torch.testing.assert_close(logits, scale * embeddings.float() @ teacher.text_embeddings.T)
+    torch.testing.assert_close(logits, scale * embeddings @ teacher.text_embeddings.T)
+
+
+def test_half_precision_moves_embeddings_a_little_and_weights_not_at_all(clip_folder: Path):
+    teacher = teacher_of(clip_folder)
+    images = torch.rand(4, 3, 32, 32)
+    exact = teacher.embeddings(images)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = teacher.embeddings(images)
+    assert not torch.equal(half, exact)
+    assert (half * exact).sum(1).min() > 0.999
+    torch.testing.assert_close(half.norm(dim=1), torch.ones(4))
+    assert torch.equal(teacher.embeddings(images), exact)
+    assert teacher.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 # It is frozen.

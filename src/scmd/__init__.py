@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scmd.deploy.predict import predict_files as predict_files
     from scmd.errors import ScmdError as ScmdError
     from scmd.fit import fit_teacher as fit_teacher
+    from scmd.loop import train as train
     from scmd.methods import ERM as ERM
     from scmd.methods import KD as KD
     from scmd.methods import METHODS as METHODS
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from scmd.models.teacher import TeacherConfig as TeacherConfig
     from scmd.models.teacher import load_teacher as load_teacher
     from scmd.selection import SelectionConfig as SelectionConfig
-    from scmd.train import train as train
 
 _HOME = {
     "AverageConfig": "scmd.averaging",
@@ -72,7 +72,7 @@ _HOME = {
     "load_domains": "scmd.data.folder",
     "load_teacher": "scmd.models.teacher",
     "predict_files": "scmd.deploy.predict",
-    "train": "scmd.train",
+    "train": "scmd.loop",
 }
 
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

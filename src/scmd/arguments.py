@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from scmd.bench.run import BenchConfig
 from scmd.config import RunConfig
 from scmd.data.digits import DOMAINS
 from scmd.data.folder import ClassPolicy
@@ -106,6 +107,20 @@ class ExportCommand:
     """Print sizes and latencies on this machine's CPU."""
     data: Path | None = None
     """The run's data set, where it is no longer where config.toml says."""
+
+
+@dataclass(frozen=True)
+class BenchCommand:
+    """Time training steps and the loader beside a plain step as SCMD's released code computes it.
+
+    Both sides have the same model, images and teacher, and take turns, each in a process of its
+    own. Ratios are given with their range over the rounds. Let nothing else run.
+    """
+
+    bench: Annotated[BenchConfig, tyro.conf.arg(name="")] = field(default_factory=BenchConfig)
+    out: Path | None = None
+    """Write the tables into this Markdown file, between its two marks, or as a new file; default:
+    standard output."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from scmd.config import RunConfig, method_class
 from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.splits import holdout_mask
+from scmd.data.views import FixedViews
 from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.methods import Method
+from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import create_backbone
 from scmd.models.teacher import (
     CLIPTeacher,
@@ -120,6 +122,36 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     return roles
 
 
+def teacher_in_training(
+    config: RunConfig,
+    roles: Roles,
+    load: Callable[[TeacherConfig, tuple[str, ...]], CLIPTeacher],
+    device: torch.device,
+    console: Console,
+    ask: bool = True,
+) -> Teacher:
+    """The teacher from ``load``, or, with a clean or fixed view, what it remembers.
+
+    Then it is asked about every training image now, unless an earlier run has. See ``remember``.
+    """
+    teacher = load(config.teacher, roles.data.classes)
+    if config.teacher.view == "augmented":
+        return teacher
+    return remember(
+        teacher,
+        config.teacher,
+        roles.data,
+        np.concatenate(roles.train_rows()),
+        max(config.data.image_size, teacher.image_size),
+        config.data.flip,
+        config.training.workers,
+        device,
+        console,
+        ask,
+        config.data.augmentation,
+    )
+
+
 def build_method(
     config: RunConfig,
     classes: tuple[str, ...],
@@ -149,8 +181,15 @@ def build_method(
 
 
 def batch_size_in_pixels(config: RunConfig, method: Method) -> int:
-    """The side of a batch's images: the larger of what the two networks see."""
+    """The side of a batch's images: the larger of what the two networks see of them."""
     size = config.data.image_size
-    if not method.needs_teacher or not isinstance(method.teacher, CLIPTeacher):
+    teacher = method.teacher if method.needs_teacher else None
+    if not isinstance(teacher, CLIPTeacher | RememberingTeacher):
         return size
-    return max(size, method.teacher.image_size)
+    return max(size, teacher.image_size)
+
+
+def views_of(method: Method) -> FixedViews | None:
+    """The fixed views that the method's teacher was asked about, where it was asked about such."""
+    teacher = method.teacher if method.needs_teacher else None
+    return teacher.views if isinstance(teacher, RememberingTeacher) else None

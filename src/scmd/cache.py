@@ -11,11 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
+from rich.console import Console
 from torch import Tensor
 
+from scmd.data.augment import Augmentation, AugmentationName
+from scmd.data.decode_once import decode_once
+from scmd.data.decoded import DecodedImages
 from scmd.data.folder import DomainImages
-from scmd.data.loader import Batch, DomainBatches, evaluation_batches, training_batches
+from scmd.data.loader import (
+    Batch,
+    DomainBatches,
+    Loaded,
+    colours_on,
+    evaluation_batches,
+    load_batches,
+)
 from scmd.data.transforms import Transform
+from scmd.data.views import FixedViews
 from scmd.models.teacher import CLIPTeacher, TeacherConfig, load_teacher
 
 MOST_BYTES = 4 * 10**9
@@ -31,7 +44,7 @@ class Shared:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes = most_bytes
-        self._training: dict[Any, dict[int, Batch]] = {}
+        self._training: dict[Any, dict[int, Loaded]] = {}
         self._scored: dict[Any, list[Tensor]] = {}
         self._known: dict[Any, Any] = {}
 
@@ -44,27 +57,32 @@ class Shared:
         workers: int,
         pin: bool,
         flip: bool = True,
+        views: FixedViews | None = None,
+        augmentation: AugmentationName = "tensor",
+        device: torch.device | None = None,
     ) -> Iterator[Batch]:
         """As ``scmd.data.loader.training_batches``."""
-        key = (_digest(data), batches.key, size, seed, flip)
+        how = Augmentation(size, flip, augmentation)
+        colours_later = colours_on(device, how)
+        key = (_digest(data), batches.key, how, seed, views and views.key, colours_later)
         kept = self._training.pop(key, {})
         self._training[key] = kept  # the last of the dictionary is the last one wanted
         step = batches.start
         while step < batches.stop and step in kept:
-            yield kept[step]
+            yield kept[step].finished(device)
             step += 1
         if step == batches.stop:
             return
         rest = batches.starting_at(step)
-        for batch in training_batches(rest, data, size, seed, workers, pin, flip):
-            if self._room_for(batch, kept):
-                kept[step] = batch
-            yield batch
+        for loaded in load_batches(rest, data, how, seed, workers, pin, views, colours_later):
+            if self._room_for(loaded, kept):
+                kept[step] = loaded
+            yield loaded.finished(device)
             step += 1
 
-    def _room_for(self, batch: Batch, kept: dict[int, Batch]) -> bool:
+    def _room_for(self, loaded: Loaded, kept: dict[int, Loaded]) -> bool:
         """Make room by forgetting other batches, the longest unused first."""
-        while _bytes(self._training.values()) + batch.images.nbytes > self.most_bytes:
+        while _bytes(self._training.values()) + loaded.batch.images.nbytes > self.most_bytes:
             oldest = next(iter(self._training))
             if self._training[oldest] is kept:
                 return False
@@ -78,7 +96,7 @@ class Shared:
         size: int,
         batch_size: int,
         workers: int,
-        transform: Transform | None = None,
+        transform: Transform | Augmentation | None = None,
     ) -> Iterator[Tensor]:
         """As ``scmd.data.loader.evaluation_batches``; kept only without a transform."""
         key = (_digest(data), rows.tobytes(), size, batch_size)
@@ -98,6 +116,13 @@ class Shared:
         if found is not None:
             self._scored[key] = found
 
+    def decoded(
+        self, data: DomainImages, shorter_side: int | None, scored_size: int, console: Console
+    ) -> DecodedImages | None:
+        """As ``scmd.data.decode_once``."""
+        key = ("decoded", _digest(data), shorter_side, scored_size)
+        return self.once(key, lambda: decode_once(data, shorter_side, scored_size, console))
+
     def teacher(self, config: TeacherConfig, classes: tuple[str, ...]) -> CLIPTeacher:
         """As ``scmd.models.teacher.load_teacher``."""
         return self.once(("teacher", config, classes), lambda: load_teacher(config, classes))
@@ -109,8 +134,10 @@ class Shared:
         return self._known[key]
 
 
-def _bytes(kept: Iterable[dict[int, Batch]]) -> int:
-    return sum(len(steps) * next(iter(steps.values())).images.nbytes for steps in kept if steps)
+def _bytes(kept: Iterable[dict[int, Loaded]]) -> int:
+    return sum(
+        len(steps) * next(iter(steps.values())).batch.images.nbytes for steps in kept if steps
+    )
 
 
 def _digest(data: DomainImages) -> bytes:

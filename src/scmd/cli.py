@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Measure a trained student on a data set.",
     "predict": "Classify images with a trained student.",
     "export": "Write a trained student for use elsewhere: ONNX, int8, torch.export.",
+    "bench": "Time training beside a step as the released code computes it.",
     "teacher fit": "Fit a teacher of one's own to labelled images.",
     "teacher eval": "Zero-shot accuracy of a teacher, per domain and class.",
     "data digits": "Write the embedded data set: handwritten digits in four styles.",

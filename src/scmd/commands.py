@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from scmd.arguments import (
+    BenchCommand,
     DataCheckCommand,
     DataDigitsCommand,
     DataHalvesCommand,
@@ -45,8 +46,8 @@ def demo(command: DemoCommand) -> int:
 
 def train(command: TrainCommand) -> int:
     """``scmd train``."""
+    from scmd.loop import train as run_training
     from scmd.summary import print_summary
-    from scmd.train import train as run_training
 
     out = command.out or _default_folder(command.run)
     console = Console(stderr=True)
@@ -115,6 +116,21 @@ def export(command: ExportCommand) -> int:
             command.run, command.out, command.to, command.int8, command.benchmark, command.data
         )
     print_export(about, command.out, Console())
+    return 0
+
+
+def bench(command: BenchCommand) -> int:
+    """``scmd bench``."""
+    from scmd.bench.present import write_between
+    from scmd.bench.run import bench as measure
+
+    _check_writable(command.out)
+    text = measure(command.bench, Console(stderr=True))
+    if command.out is None:
+        print(text)
+    else:
+        write_between(command.out, text)
+        print(command.out)
     return 0
 
 
@@ -276,6 +292,7 @@ _COMMANDS = {
     "tables": (TablesCommand, tables),
     "report": (ReportCommand, report),
     "push": (PushCommand, push),
+    "bench": (BenchCommand, bench),
     "evaluate": (EvaluateCommand, evaluate),
     "predict": (PredictCommand, predict),
     "export": (ExportCommand, export),

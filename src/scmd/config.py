@@ -16,10 +16,11 @@ import tomli_w
 import tyro
 
 from scmd.averaging import AverageConfig
+from scmd.data.augment import AugmentationName
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
-from scmd.machine import Tracker
+from scmd.machine import Precision, Tracker
 from scmd.methods import METHODS, Method, MethodConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
@@ -52,6 +53,12 @@ class DataConfig:
     """Leave undecodable images out (they are looked for before training)."""
     augment_holdout: bool = False
     """Score the holdout on augmented images, as the released code does."""
+    augmentation: AugmentationName = "tensor"
+    """tensor: equal in distribution to DomainBed's, several times faster; of an image that is much
+    larger than --image-size it crops a reduced one. torchvision: DomainBed's, through PIL."""
+    decode_once: bool = True
+    """Keep all images decoded in the cache folder, for all runs, where they fit. No result depends
+    on it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.holdout < 1:
@@ -78,8 +85,9 @@ class TrainingConfig:
     and the run does not look at it."""
     log_every: int = 10
     """Steps between lines of losses in metrics.jsonl."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward passes; fp16 needs a GPU."""
+    precision: Precision = "auto"
+    """Of the forward passes. auto: bf16 where the machine multiplies in it (a GPU; a CPU with
+    AVX-512 BF16 or AMX, and images of 112 px or more), fp32 elsewhere. fp16 needs a GPU."""
     workers: int = 2
     """Processes that decode and augment; 0: the training process does."""
     device: Literal["auto", "cpu"] = "auto"
@@ -190,7 +198,12 @@ def save_config(config: RunConfig, file: Path) -> None:
 
 
 # These change how long a run takes, and nothing that it writes.
-_WITHOUT_EFFECT = ("training.workers", "training.device", "training.tracker")
+_WITHOUT_EFFECT = (
+    "data.decode_once",
+    "training.workers",
+    "training.device",
+    "training.tracker",
+)
 
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:

@@ -35,7 +35,7 @@ def cost(
     image = torch.rand(1, 3, size, size, device=device).contiguous(
         memory_format=torch.channels_last
     )
-    with _plain_attention(), FlopCounterMode(display=False) as counter:
+    with plain_attention(), FlopCounterMode(display=False) as counter:
         predict(image)
     parameters = list(network.parameters())
     return {
@@ -69,8 +69,8 @@ def latency(
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """The counter knows matrix products, and not every fused kernel of attention."""
+def plain_attention() -> Iterator[None]:
+    """The counter of FLOPs knows matrix products, and not every fused kernel of attention."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scmd.build import Roles
+from scmd.build import Roles, views_of
 from scmd.config import RunConfig
 from scmd.data.loader import Batch, DomainBatches, training_batches
 from scmd.methods import Method
@@ -49,7 +49,7 @@ def estimate(
     """
     settings = config.training
     began = time.perf_counter()
-    batch = _next_batch(config, roles, size, start)
+    batch = _next_batch(config, roles, method, size, start)
     per_image = (time.perf_counter() - began) / len(batch.labels) / max(1, settings.workers)
     batch = batch.to(device)
     _seconds_of_step(method, batch, 0.0)  # warms up
@@ -76,13 +76,18 @@ def estimate(
     return Estimate(training, scored * per_scored, steps_left, scored)
 
 
-def _next_batch(config: RunConfig, roles: Roles, size: int, start: int) -> Batch:
+def _next_batch(config: RunConfig, roles: Roles, method: Method, size: int, start: int) -> Batch:
     settings = config.training
+    views = views_of(method)
     rows = roles.train_rows()
     one = DomainBatches(
         roles.data, rows, settings.batch_per_domain, settings.seed, start, start + 1
     )
-    return next(training_batches(one, roles.data, size, settings.seed, 0, False))
+    data = config.data
+    batches = training_batches(
+        one, roles.data, size, settings.seed, 0, False, data.flip, views, data.augmentation
+    )
+    return next(batches)
 
 
 def _seconds_of_step(method: Method, batch: Batch, progress: float) -> float:

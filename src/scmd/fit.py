@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.checkpoint import load_checkpoint, save_checkpoint
+from scmd.data.augment import Augmentation
+from scmd.data.decode_once import decode_once
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.loader import Batch, DomainBatches, training_batches
 from scmd.data.splits import holdout_mask
@@ -114,11 +116,15 @@ def _fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     first = state["steps"] if state else 0
+    if config.decode_once:
+        how = Augmentation(size, config.flip, config.augmentation)
+        data = replace(data, decoded=decode_once(data, how.shorter_side, size, console))
     captions = _Captions(config, data, start.tokenizer)
     batches = DomainBatches(data, rows, config.batch_per_domain, config.seed, first, config.steps)
     loader = training_batches(
-        batches, data, size, config.seed, config.workers, device.type == "cuda", config.flip
-    )
+        batches, data, size, config.seed, config.workers, device.type == "cuda", config.flip,
+        augmentation=config.augmentation, device=device,
+    )  # fmt: skip
     console.print(
         f"fitting {config.model} on {', '.join(domains)} ({sum(map(len, rows)):,} images, "
         f"{len(data.classes)} classes); image tower: {padding(model)}"

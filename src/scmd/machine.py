@@ -37,19 +37,47 @@ def keep_memory() -> bool:
 Tracker = Literal["none", "tensorboard", "mlflow", "wandb", "trackio"]
 
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SMALL_IMAGES = 112
+"""Pixels below which a CPU spends its time on other things than multiplying."""
+
+
+def chosen_precision(
+    precision: Precision, device: torch.device, image_size: int
+) -> Literal["fp32", "bf16", "fp16"]:
+    """What ``auto`` comes to: bf16 where the hardware multiplies in it, fp32 elsewhere.
+
+    That is a GPU with bf16, and a CPU with AVX-512 BF16 or AMX where images are not small.
+
+    Args:
+        precision: What was asked for; all but ``auto`` is returned as it is.
+        device: Where it is computed.
+        image_size: Side of the images in pixels.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if fast and image_size >= SMALL_IMAGES else "fp32"
+
+
 def open_accelerator(
-    precision: Literal["fp32", "bf16", "fp16"],
+    precision: Precision,
     device: Literal["auto", "cpu"],
     tracker: Tracker = "none",
     folder: Path | None = None,
+    image_size: int = SMALL_IMAGES,
 ) -> Accelerator:
     """Devices, processes, precision and tracker of a run.
 
     Args:
-        precision: Of the forward passes.
+        precision: Of the forward passes; see ``chosen_precision``.
         device: ``auto`` is a GPU where there is one.
         tracker: Where numbers go besides the run's own log.
         folder: Where trackers that write files put them.
+        image_size: Side of the images in pixels.
 
     Raises:
         ScmdError: The device cannot compute in that precision, or the tracker is not installed.
@@ -63,6 +91,9 @@ def open_accelerator(
     # another precision or device.
     AcceleratorState._reset_state(reset_partial_state=True)
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    where = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
+    assert where is not None
+    precision = chosen_precision(precision, where, image_size)
     try:
         accelerator = Accelerator(
             mixed_precision="no" if precision == "fp32" else precision,

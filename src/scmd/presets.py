@@ -14,7 +14,7 @@ from scmd.models.teacher import EMBEDDED
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _RELEASED_PRECISION = "fp16" if torch.cuda.is_available() else "fp32"
 _RELEASED: dict[str, Any] = {
-    "data": {"augment_holdout": True},
+    "data": {"augment_holdout": True, "augmentation": "torchvision"},
     "teacher": _IMAGENET,
     "hparams": {
         "decay_all": True,
@@ -41,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For the embedded digits: a small network from scratch, and a regime for few steps, chosen by
     # the sources' holdout (docs/results.md).
     "digits": {
-        "data": {"image_size": 32, "flip": False},
+        # The augmentation that the numbers in docs/results.md were made with.
+        "data": {"image_size": 32, "flip": False, "augmentation": "torchvision"},
         "student": {
             "name": "test_efficientnet",
             "pretrained": False,
@@ -54,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "selection": {"fraction": 0.5, "warmup": 0.4},
         },
         "training": {
+            "precision": "fp32",
             "steps": 250,
             "batch_per_domain": 16,
             "evaluate_every": 50,

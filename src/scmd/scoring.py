@@ -10,7 +10,7 @@ from torch import Tensor
 from scmd.build import Roles
 from scmd.cache import Shared
 from scmd.config import RunConfig
-from scmd.data.transforms import Transform, training_transform
+from scmd.data.augment import Augmentation
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
 from scmd.losses import classification
 from scmd.methods import Method
@@ -36,8 +36,9 @@ class Scorer:
     def holdout(self, model: Method) -> tuple[dict[str, float], float]:
         """Accuracy on every source's holdout, as model selection compares it, and the mean loss."""
         roles, settings = self.roles, self.config.data
-        augmented = settings.augment_holdout
-        transform = training_transform(settings.image_size, settings.flip) if augmented else None
+        transform = None
+        if settings.augment_holdout:
+            transform = Augmentation(settings.image_size, settings.flip, settings.augmentation)
         rows = [roles.rows(domain, "holdout") for domain in roles.sources]
         logits = self._logits(model, np.concatenate(rows), transform)
         scores, losses, start = {}, [], 0
@@ -68,7 +69,7 @@ class Scorer:
         return scores
 
     def _logits(
-        self, model: Method, rows: np.ndarray, transform: Transform | None = None
+        self, model: Method, rows: np.ndarray, transform: Augmentation | None = None
     ) -> Tensor:
         """Logits [n, C] of a method. All rows in one pass: workers start once."""
         batches = self.shared.evaluation_batches(

@@ -34,10 +34,15 @@ class SelectionConfig:
     """k: part of the steps, at the end, that train on the whole batch."""
     precision: Literal["same", "fp32"] = "same"
     """Of the selection forward: as in training, or always fp32 (the released code)."""
+    resolution: float = 1.0
+    """Of the selection forward: the part of the image's side that it sees. 0.5 is a quarter of the
+    work, and keeps other samples (docs/benchmarks.md says how many)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ScmdError(f"selection.fraction = {self.fraction}: give a number in (0, 1]")
+        if not 0 < self.resolution <= 1:
+            raise ScmdError(f"selection.resolution = {self.resolution}: give a number in (0, 1]")
         for name in ("warmup", "last_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ScmdError(

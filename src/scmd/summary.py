@@ -25,7 +25,8 @@ from scmd.efficiency import cost
 from scmd.evaluate import EVALUATION_BATCH, accuracy, accuracy_interval, collect_logits, measure
 from scmd.files import write_json
 from scmd.methods import Method
-from scmd.models.teacher import CLIPTeacher, seen_domains
+from scmd.models.remembered import tower_of
+from scmd.models.teacher import seen_domains
 from scmd.records import read_metrics
 from scmd.report.plots import plot_confusion, plot_curves
 from scmd.report.tables import domain_table
@@ -43,6 +44,7 @@ def finish(
     out: Path,
     seconds: float,
     shared: Shared,
+    precision: str,
     plots: bool = True,
 ) -> dict[str, Any]:
     """Save the chosen weights, measure them on every domain, and write the summary and plots."""
@@ -67,6 +69,7 @@ def finish(
         "classes": list(classes),
         "seed": config.training.seed,
         "steps": config.training.steps,
+        "precision": precision,
         "model_selection": {
             "rule": "SWAD: the mean over the valley of the sources' holdout loss"
             if config.average.average == "swad"
@@ -83,7 +86,11 @@ def finish(
     }
     if method.needs_teacher:
         seen = seen_domains(config.teacher.name)
-        summary["teacher"] = {"name": config.teacher.name, "fitted_on_domains": seen}
+        summary["teacher"] = {
+            "name": config.teacher.name,
+            "fitted_on_domains": seen,
+            "view": config.teacher.view,
+        }
     holdout = {
         domain: _predict(model, roles, roles.rows(domain, "holdout"), config, shared)
         for domain in roles.sources
@@ -125,8 +132,9 @@ def finish(
         )
         | {"file_megabytes": (out / WEIGHTS).stat().st_size / 1e6}
     }
-    if method.needs_teacher and isinstance(method.teacher, CLIPTeacher):
-        teacher = method.teacher
+    teacher = tower_of(method.teacher) if method.needs_teacher else None
+    if teacher is not None:
+        teacher.to(device)
         summary["cost"]["teacher, image tower"] = shared.once(
             ("cost", config.teacher),
             lambda: cost(teacher.model.visual, teacher.logits, teacher.image_size),

@@ -11,6 +11,7 @@ begin with it; it sets the limit l = (1 + ratio) times the mean of those. It end
 mean over all steps of the valley.
 
 Where paper and released code (github.com/khanrc/swad) leave a choice, or differ:
+
 - a run without a valley has the mean of its last segment, as the released code does (algorithm 1
   would average the whole run), and a warning;
 - losses above the limit at the end of a run, fewer than ``tolerance``, are part of the valley, as

@@ -7,13 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from scmd.data.augment import Augmentation, AugmentationName
 from scmd.data.folder import load_domains
 from scmd.data.loader import (
     Batch,
     DomainBatches,
     Stream,
     check_divisible,
+    colours_on,
     evaluation_batches,
+    load_batches,
     training_batches,
 )
 from scmd.errors import BadImageError, ScmdError
@@ -40,9 +43,12 @@ def plan(data, per_domain=3, seed=0, start=0, stop=12, **options) -> DomainBatch
     return DomainBatches(data, rows, per_domain, seed, start, stop, **options)
 
 
-def batches(data, workers=0, seed=0, **options) -> list[Batch]:
+def batches(
+    data, workers=0, seed=0, augmentation: AugmentationName = "tensor", **options
+) -> list[Batch]:
+    steps = plan(data, seed=seed, **options)
     return list(
-        training_batches(plan(data, seed=seed, **options), data, SIZE, seed, workers, False)
+        training_batches(steps, data, SIZE, seed, workers, False, augmentation=augmentation)
     )
 
 
@@ -136,10 +142,48 @@ def test_domains_are_counted_among_the_sources(data):
             assert data.domain_index[row] == domain + 1
 
 
-def test_number_of_workers_changes_nothing(data):
+@pytest.mark.parametrize("augmentation", ["tensor", "torchvision"])
+def test_number_of_workers_changes_nothing(data, augmentation):
+    expected = batches(data, augmentation=augmentation)
+    assert_equal(batches(data, workers=1, augmentation=augmentation), expected)
+    assert_equal(batches(data, workers=2, augmentation=augmentation), expected)
+
+
+def test_number_of_threads_changes_nothing(data):
+    expected, threads = batches(data, stop=3), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert_equal(batches(data, stop=3), expected)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_augmentations_see_other_views_of_the_same_images(data):
+    ours, theirs = batches(data), batches(data, augmentation="torchvision")
+    assert_equal(
+        [b._replace(images=b.labels) for b in ours], [b._replace(images=b.labels) for b in theirs]
+    )
+    assert not any(torch.equal(a.images, b.images) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_colours_may_be_changed_later(data, workers):
+    """As on a GPU: the same images, to rounding."""
+    how = Augmentation(SIZE)
+    loaded = load_batches(plan(data), data, how, 0, workers, False, None, True)
     expected = batches(data)
-    assert_equal(batches(data, workers=1), expected)
-    assert_equal(batches(data, workers=2), expected)
+    for one, other in zip(loaded, expected, strict=True):
+        assert one.colours is not None
+        before = one.batch.images.clone()
+        finished = one.finished(torch.device("cpu"))
+        assert_equal([finished], [other])
+        assert torch.equal(one.batch.images, before)
+        assert not torch.equal(before, other.images)
+    assert not colours_on(torch.device("cpu"), how)
+    assert not colours_on(None, how)
+    assert colours_on(torch.device("cuda"), how)
+    assert not colours_on(torch.device("cuda"), Augmentation(SIZE, True, "torchvision"))
 
 
 @pytest.mark.parametrize("start", [1, 5, 11])

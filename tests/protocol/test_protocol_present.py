@@ -16,7 +16,7 @@ from scmd.cli import main
 from scmd.errors import ScmdError
 from scmd.protocol.formats import Table, number, percent, render
 from scmd.protocol.present import TablesConfig, tables_of
-from scmd.protocol.records import read_runs
+from scmd.protocol.records import Record, read_runs
 from scmd.protocol.statistics import estimate_mean
 
 ROWS = {"zero-shot": 0.9, "erm": 0.5, "kd": 0.7}
@@ -247,6 +247,21 @@ def test_another_teacher_than_the_students_is_refused(tmp_path):
     other = replace(zero_shot, config=replace(zero_shot.config, teacher=teacher))
     out = write_comparison(tmp_path / "out", [other, record("erm")])
     with pytest.raises(ScmdError, match=r"teacher.name: .* -> 'embedded' \(erm, zero-shot\)"):
+        tables(out)
+
+
+def seen(run: Record, view: Any) -> Record:
+    """The run, with another view of the teacher."""
+    config = run.config
+    return replace(run, config=replace(config, teacher=replace(config.teacher, view=view)))
+
+
+def test_what_the_teacher_was_asked_about_is_told(tmp_path):
+    """Of students; zero-shot, it is asked about clean images anyway."""
+    runs = [record("erm"), record("kd"), seen(record("zero-shot"), "clean")]
+    assert "kd" in tables(write_comparison(tmp_path / "alike", runs))
+    out = write_comparison(tmp_path / "out", [*runs, seen(record("kd", trial=1), "clean")])
+    with pytest.raises(ScmdError, match=r"teacher.view: 'augmented' -> 'clean' \(erm, kd\)"):
         tables(out)
 
 

@@ -23,12 +23,12 @@ import scmd.protocol.runner as runner
 from scmd.cli import main
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json
+from scmd.loop import train
 from scmd.protocol.dry_run import print_plan
 from scmd.protocol.plan import PlannedRun, ProtocolConfig, plan
 from scmd.protocol.present import TablesConfig, tables_of
 from scmd.protocol.runner import BROKEN, DONE, PLAN, remember, run_plan
 from scmd.run_folder import CONFIG
-from scmd.train import train
 
 QUIET = Console(quiet=True)
 
@@ -180,6 +180,21 @@ def test_dry_run_says_what_is_left_and_writes_nothing(planned, trainer, tmp_path
     assert [line.split()[:4] for line in text.splitlines() if "finished runs" in line] == [
         ["zero-shot", "6", "1", "2"], ["erm", "6", "1", "2"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("methods", "view", "said"),
+    [("erm,kd", "clean", True), ("kd", "fixed", True), ("kd", "augmented", False),
+     ("zero-shot,erm", "clean", False)],
+)  # fmt: skip
+def test_dry_run_does_not_count_what_the_teacher_is_asked_before(
+    images, clip_folder, tmp_path, monkeypatch, methods, view, said
+):
+    monkeypatch.setattr("scmd.protocol.dry_run.estimate_run", lambda config: 40.0)
+    runs = plan(tiny(images, clip_folder, methods=methods, set=(f"teacher.view={view}",)))
+    file = io.StringIO()
+    print_plan(runs, tmp_path / "out", Console(file=file, width=100))
+    assert ("besides: asking the teacher" in file.getvalue()) == said
 
 
 def test_what_broke_before_it_began_can_be_repaired(images, clip_folder, tmp_path):

@@ -19,6 +19,7 @@ from scmd.cli import main
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.data.images import read_image
 from scmd.files import read_json
+from scmd.loop import train
 from scmd.methods import METHODS
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.student import StudentConfig
@@ -26,7 +27,6 @@ from scmd.models.teacher import TeacherConfig
 from scmd.report.figures import reliability
 from scmd.report.thumbnails import thumbnail
 from scmd.selection import SelectionConfig
-from scmd.train import train
 
 
 @pytest.fixture(scope="module")

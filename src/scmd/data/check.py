@@ -63,7 +63,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_images` found."""
+    """What ``check_images`` found."""
 
     data: DomainImages
     findings: tuple[Finding, ...]
@@ -98,7 +98,7 @@ def check_images(
     """Decode every image, compare them by content, and tell what is wrong.
 
     Images that have not changed since an earlier check (by path, size and time) are taken from
-    a cache (`scmd.data.contents`). Whatever the images hold, nothing is raised: it is a finding.
+    a cache (``scmd.data.contents``). Whatever the images hold, nothing is raised: it is a finding.
 
     Args:
         data: The data set.

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from scmd.data.decoded import DecodedImages
 from scmd.data.images import IMAGE_EXTENSIONS
 from scmd.errors import ScmdError, ScmdWarning
 
@@ -58,6 +59,8 @@ class DomainImages:
     """Per sample, its place in ``classes``: int32 [N]."""
     ids: np.ndarray
     """Per sample, an id that depends on its path alone: int64 [N], not negative."""
+    decoded: DecodedImages | None = None
+    """The images as pixels, where they were decoded before; it changes nothing but the time."""
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -58,7 +58,7 @@ def write_halves(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, Path]:
-    """Write the halves of `split_in_halves` as two manifests, ``a.csv`` and ``b.csv``.
+    """Write the halves of ``split_in_halves`` as two manifests, ``a.csv`` and ``b.csv``.
 
     Args:
         data: The data set.

@@ -22,17 +22,37 @@ IMAGE_EXTENSIONS = _extensions()
 """File extensions, lower case and with the dot, of what Pillow decodes."""
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, shorter_side: int | None = None) -> Image.Image:
     """Decode a file to RGB; see ``to_rgb``. Of an animation the first frame is taken.
+
+    Args:
+        path: The file.
+        shorter_side: Reduce the image to it where it is larger, keeping the aspect; a JPEG is
+            then decoded at a half, a quarter or an eighth of its size where that is enough.
 
     Raises:
         BadImageError: The file cannot be read or decoded in full.
     """
     try:
         with Image.open(path) as image:
-            return to_rgb(image)
+            if shorter_side is None or min(image.size) <= shorter_side:
+                return to_rgb(image)
+            width, height = reduced_size(image.size, shorter_side)
+            image.draft(None, (shorter_side, shorter_side))
+            whole = to_rgb(image)
+            turned = (whole.width - whole.height) * (width - height) < 0
+            size = (height, width) if turned else (width, height)
+            return whole.resize(size, Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow's decoders raise all sorts on damaged data
         raise BadImageError(f"{path} cannot be decoded: {describe(error)}") from error
+
+
+def reduced_size(size: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
+    """What ``read_image`` reduces a size to, two sides in either order."""
+    if shorter_side is None or min(size) <= shorter_side:
+        return size
+    one, other = (max(1, round(side * shorter_side / min(size))) for side in size)
+    return one, other
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
+from scmd.data.augment import Augmentation, AugmentationName
+from scmd.data.colours import change_colours
 from scmd.data.folder import DomainImages
-from scmd.data.images import read_image
-from scmd.data.transforms import (
-    Transform,
-    augment,
-    evaluation_transform,
-    training_transform,
-)
+from scmd.data.reading import EvaluationImages, TrainingImages, TransformedImages
+from scmd.data.transforms import Transform
+from scmd.data.views import FixedViews
+from scmd.data.workers import filled
 from scmd.errors import BadImageError, ScmdError
 from scmd.seeds import derive
 
 
-class Batch(NamedTuple):
-    """One training step's images, grouped by domain."""
-
+class _Parts(NamedTuple):
     images: Tensor
     """uint8, or float in [0, 1], [B, 3, H, W], not normalised."""
     labels: Tensor
@@ -35,6 +33,26 @@ class Batch(NamedTuple):
     """int64 [B]: the place of each image's domain among the sources."""
     sample_ids: Tensor
     """int64 [B]: stable ids; ``samples.parquet`` in a run maps them to files."""
+    teacher_ids: Tensor
+    """int64 [B]: what a teacher that remembers knows each image by; its sample id unless given."""
+
+
+class Batch(_Parts):
+    """One training step's images, grouped by domain."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        domains: Tensor,
+        sample_ids: Tensor,
+        teacher_ids: Tensor | None = None,
+    ) -> Batch:
+        """A batch; ``teacher_ids`` are the sample ids where they are left out."""
+        ids = sample_ids if teacher_ids is None else teacher_ids
+        return super().__new__(cls, images, labels, domains, sample_ids, ids)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -135,66 +153,68 @@ class DomainBatches(Sampler[list[tuple[int, int, int, int]]]):
         return (self.step(step) for step in range(self.start, self.stop))
 
 
-class TrainingImages(Dataset):
-    """Decodes and augments one slot of a batch; hands an undecodable image on as its error."""
+class Loaded(NamedTuple):
+    """What a worker makes of a step: a batch, the colours of which may be changed later."""
 
-    def __init__(self, data: DomainImages, transform: Transform, seed: int) -> None:
-        self.data, self.transform, self.seed = data, transform, seed
+    batch: Batch
+    colours: np.ndarray | None
+    """float32 [B, COLOURS], how they are to be changed; None: that is done."""
 
-    def __getitem__(self, slot_of_step: tuple[int, int, int, int]):
-        """Returns ``(image uint8 [3, H, W], label, domain, sample id)`` or a BadImageError."""
-        step, slot, row, domain = slot_of_step
-        try:
-            image = read_image(self.data.root / self.data.paths[row])
-        except BadImageError as error:
-            return error
-        pixels = augment(self.transform, image, derive("augment", self.seed, step, slot))
-        return pixels, int(self.data.labels[row]), domain, int(self.data.ids[row])
-
-
-class EvaluationImages(Dataset):
-    """Decodes the given rows in order, never augmented unless the transform is."""
-
-    def __init__(self, data: DomainImages, rows: np.ndarray, transform: Transform) -> None:
-        self.data, self.rows, self.transform = data, rows, transform
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Tensor | BadImageError:
-        row = int(self.rows[index])
-        try:
-            image = read_image(self.data.root / self.data.paths[row])
-        except BadImageError as error:
-            return error
-        # Seeded by the row, so that a random transform gives the same view at every evaluation.
-        return augment(self.transform, image, row)
+    def finished(self, device: torch.device | None) -> Batch:
+        """The batch, whose colours are changed on a device."""
+        if self.colours is None:
+            return self.batch
+        batch = self.batch if device is None else self.batch.to(device)
+        return batch._replace(images=change_colours(batch.images, self.colours))
 
 
 def training_batches(
-    batches: DomainBatches,
+    batches: Iterable[list[tuple[int, int, int, int]]],
     data: DomainImages,
     size: int,
     seed: int,
     workers: int,
     pin: bool,
     flip: bool = True,
+    views: FixedViews | None = None,
+    augmentation: AugmentationName = "tensor",
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """Yield the batches of ``batches``, in order.
+    """Yield the batches of ``batches``, as ``DomainBatches`` plans them, in order.
+
+    With ``views``, every image is one of its fixed views, and none is augmented anew. With a
+    ``device`` that is a GPU, colours are changed there, and the batches are there already.
 
     Raises:
         BadImageError: An image of a batch cannot be decoded.
     """
-    loader = DataLoader(
-        TrainingImages(data, training_transform(size, flip), seed),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate_training,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else it draws from the global one
-    )
-    for batch in loader:
-        yield _raise_bad_image(batch, "Repair or remove it, or pass --skip-bad")
+    how = Augmentation(size, flip, augmentation)
+    on_gpu = colours_on(device, how)
+    for loaded in load_batches(batches, data, how, seed, workers, pin, views, on_gpu):
+        yield loaded.finished(device)
+
+
+def colours_on(device: torch.device | None, augmentation: Augmentation) -> bool:
+    """Whether colours are changed on the device, with the whole batch."""
+    return augmentation.name == "tensor" and device is not None and device.type != "cpu"
+
+
+def load_batches(
+    batches: Iterable[list[tuple[int, int, int, int]]],
+    data: DomainImages,
+    augmentation: Augmentation,
+    seed: int,
+    workers: int,
+    pin: bool,
+    views: FixedViews | None,
+    colours_later: bool,
+) -> Iterator[Loaded]:
+    """As ``training_batches``, before the colours are changed if they are ``colours_later``."""
+    images_of = TrainingImages(data, augmentation, seed, views, colours_later)
+    made = filled(images_of.fill, batches, augmentation.size, workers, pin)
+    with _said("Repair or remove it, or pass --skip-bad"):
+        for images, (numbers, colours) in made:
+            yield Loaded(Batch(images, *torch.from_numpy(numbers).unbind()), colours)
 
 
 def evaluation_batches(
@@ -203,22 +223,39 @@ def evaluation_batches(
     size: int,
     batch_size: int,
     workers: int,
-    transform: Transform | None = None,
+    transform: Transform | Augmentation | None = None,
 ) -> Iterator[Tensor]:
     """Yield uint8 [b, 3, size, size] (or what ``transform`` makes) for ``rows``, in order.
 
     Raises:
         BadImageError: An image cannot be decoded.
     """
+    with _said("Repair or remove it"):
+        if transform is not None and not isinstance(transform, Augmentation):
+            yield from _transformed(data, rows, batch_size, workers, transform)
+            return
+        images_of = EvaluationImages(data, size, transform)
+        side = size if transform is None else transform.size
+        places = range(0, len(rows), batch_size)
+        batches = (rows[first : first + batch_size].tolist() for first in places)
+        for images, _ in filled(images_of.fill, batches, side, workers):
+            yield images
+
+
+def _transformed(
+    data: DomainImages, rows: np.ndarray, batch_size: int, workers: int, transform: Transform
+) -> Iterator[Tensor]:
     loader = DataLoader(
-        EvaluationImages(data, rows, transform or evaluation_transform(size)),
+        TransformedImages(data, rows, transform),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_collate_evaluation,
+        collate_fn=_collate,
         generator=torch.Generator(),  # else it draws from the global one
     )
     for images in loader:
-        yield _raise_bad_image(images, "Repair or remove it")
+        if isinstance(images, BadImageError):
+            raise images
+        yield images
 
 
 def check_divisible(per_domain: int, processes: int) -> None:
@@ -231,25 +268,18 @@ def check_divisible(per_domain: int, processes: int) -> None:
 
 
 # An exception that crosses a DataLoader's worker comes out as a traceback in a string, so the
-# workers return it as a value and it is raised here.
-def _collate_training(items: list) -> Batch | BadImageError:
-    for item in items:
-        if isinstance(item, BadImageError):
-            return item
-    images, labels, domains, ids = zip(*items, strict=True)
-    return Batch(
-        torch.stack(images), torch.tensor(labels), torch.tensor(domains), torch.tensor(ids)
-    )
-
-
-def _collate_evaluation(items: list) -> Tensor | BadImageError:
+# workers return it as a value.
+def _collate(items: list) -> Tensor | BadImageError:
     for item in items:
         if isinstance(item, BadImageError):
             return item
     return torch.stack(items)
 
 
-def _raise_bad_image(batch, way_out: str):
-    if isinstance(batch, BadImageError):
-        raise BadImageError(f"{batch}. {way_out}")
-    return batch
+@contextmanager
+def _said(way_out: str) -> Iterator[None]:
+    """Add to a BadImageError what can be done about it."""
+    try:
+        yield
+    except BadImageError as error:
+        raise BadImageError(f"{error}. {way_out}") from error

@@ -17,3 +17,4 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "scmd-random": ("scmd", {"selection.rule": "random"}),
     "scmd-kd-loss": ("scmd", {"selection.rule": "kd-loss"}),
 }
+"""What a row of a comparison is called, to the method and what is changed."""

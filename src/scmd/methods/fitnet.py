@@ -46,7 +46,7 @@ class FitNet(ProjectingMethod):
         images = as_float(batch.images)
         features = self.backbone(images)
         ce = classification(self.classifier(features), batch.labels)
-        embeddings = self.teacher_embeddings(images, batch.sample_ids)
+        embeddings = self.teacher_embeddings(images, batch.teacher_ids)
         hinted = hint(self.projection(features), embeddings)
         loss = ce + self.config.hint_weight * hinted
         return {"loss": loss, "ce": ce.detach(), "hint": hinted.detach()}

@@ -49,7 +49,7 @@ class KD(Method):
         logits = self.predict(images)
         ce = classification(logits, batch.labels)
         with torch.no_grad():
-            opinion = self.teacher.logits(images, batch.sample_ids)
+            opinion = self.teacher.logits(images, batch.teacher_ids)
         distilled = logit_distillation(opinion, logits, self.config.temperature)
         loss = ce + self.config.lambda1 * distilled
         return {"loss": loss, "ce": ce.detach(), "logits": distilled.detach()}

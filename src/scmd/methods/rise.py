@@ -10,6 +10,7 @@ cosines, without temperature, times 10), τ = 3, and one weight for both distanc
 OfficeHome and 0.2 or 0.3 on TerraIncognita, which is a λ1 = α/(1 − α) between 1/9 and 9 here.
 
 Different here, so that every method of a comparison has the same student and the same prompts:
+
 - the relative distance compares with the texts of all classes. The paper's anchors are texts of the
   label's class in other styles ("an art painting of a dog"), which a teacher here does not have;
 - P maps the student's features into the teacher's space, apart from the classifier. In the released
@@ -68,7 +69,7 @@ class RISE(ProjectingMethod):
         features = self.backbone(images)
         logits, projected = self.classifier(features), self.projection(features)
         with torch.no_grad():
-            opinion = self.teacher.logits(images, batch.sample_ids)
+            opinion = self.teacher.logits(images, batch.teacher_ids)
         ce = classification(logits, batch.labels)
         distilled = logit_distillation(opinion, logits, config.temperature)
         absolute = text_distance(projected, texts, batch.labels)

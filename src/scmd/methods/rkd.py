@@ -48,7 +48,7 @@ class RKD(Method):
         images = as_float(batch.images)
         features = self.backbone(images)
         ce = classification(self.classifier(features), batch.labels)
-        embeddings = self.teacher_embeddings(images, batch.sample_ids)
+        embeddings = self.teacher_embeddings(images, batch.teacher_ids)
         distance = distance_relation(features, embeddings)
         angle = angle_relation(features, embeddings)
         loss = ce + self.config.distance_weight * distance + self.config.angle_weight * angle

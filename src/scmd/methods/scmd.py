@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from scmd.data.loader import Batch
+from scmd.errors import ScmdError
 from scmd.losses import (
     cross_modality_distillation,
     focal_classification,
@@ -89,6 +90,8 @@ class SCMD(ProjectingMethod):
     ) -> None:
         super().__init__(backbone, teacher, config, num_classes, num_domains)
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
+        if self.config.selection.resolution < 1:
+            _check_reduced(backbone, self.config.selection.resolution)
 
     def forward(self, batch: Batch, progress: float) -> Output:
         """One step's loss on the samples that are kept, its parts, and the decisions."""
@@ -98,11 +101,11 @@ class SCMD(ProjectingMethod):
         losses = kept = opinion = None
         if phase(progress, config.selection) == "select":
             if by_teacher:
-                opinion = self._opinion(images, batch.sample_ids)
+                opinion = self._opinion(images, batch.teacher_ids)
             losses = self.selection_losses(images, batch.labels, opinion)
             kept = select(losses, batch.domains, config.selection)
         x, y, ids = (
-            t if kept is None else t[kept] for t in (images, batch.labels, batch.sample_ids)
+            t if kept is None else t[kept] for t in (images, batch.labels, batch.teacher_ids)
         )
 
         features = self.backbone(x)
@@ -152,7 +155,11 @@ class SCMD(ProjectingMethod):
                 enabled=torch.is_autocast_enabled(images.device.type) and not full_precision,
             ),
         ):
-            logits = self.predict(images)
+            resolution = self.config.selection.resolution
+            if resolution < 1:
+                logits = self.classifier(cast(Any, self.backbone).reduced(images, resolution))
+            else:
+                logits = self.predict(images)
         if teacher_logits is None:
             return sample_cross_entropy(logits, labels)
         return sample_distillation(teacher_logits, logits, self.config.temperature)
@@ -169,6 +176,25 @@ class SCMD(ProjectingMethod):
     def after_step(self) -> None:
         """Clamp γ to [0, ln 100]."""
         self.log_scale.clamp_(0, LOG_SCALE_MAX)
+
+
+def _check_reduced(backbone: nn.Module, resolution: float) -> None:
+    reduced = getattr(backbone, "reduced", None)
+    normalize = getattr(backbone, "normalize", None)
+    if reduced is None or normalize is None:
+        raise ScmdError(
+            f"selection.resolution = {resolution}: {type(backbone).__name__} cannot be asked at a "
+            "lower resolution. Leave it at 1"
+        )
+    device = next(backbone.parameters()).device
+    try:
+        with torch.no_grad(), evaluating(backbone):
+            reduced(torch.zeros(1, 3, *normalize.size, device=device), resolution)
+    except Exception as error:  # timm's models refuse sizes in many ways
+        raise ScmdError(
+            f"selection.resolution = {resolution}: the student takes no smaller images "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Leave it at 1"
+        ) from error
 
 
 def _decisions(losses: Tensor | None, kept: Tensor | None, trained: Tensor) -> Decisions:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from scmd.data.augment import AugmentationName
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
 from scmd.models.teacher import DEFAULT_TEACHER
@@ -54,6 +55,10 @@ class FitConfig:
     """Keep the running statistics of batch norm as they are."""
     flip: bool = True
     """Mirror images by chance; off where left and right matter."""
+    augmentation: AugmentationName = "tensor"
+    """As for train."""
+    decode_once: bool = True
+    """As for train."""
     half: bool = False
     """Store the weights in fp16."""
     holdout: float = 0.2

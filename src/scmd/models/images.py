@@ -43,8 +43,16 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize and normalise."""
-        if tuple(images.shape[-2:]) != self.size:
+        return self._at(images, self.size)
+
+    def reduced(self, images: Tensor, resolution: float) -> Tensor:
+        """The same at a part of the side: [B, 3, resolution · size, resolution · size]."""
+        height, width = (max(1, round(resolution * side)) for side in self.size)
+        return self._at(images, (height, width))
+
+    def _at(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(images.shape[-2:]) != size:
             images = transforms.resize(
-                images, list(self.size), interpolation=self.interpolation, antialias=True
+                images, list(size), interpolation=self.interpolation, antialias=True
             ).clamp(0, 1)  # bicubic overshoots
         return (images - self.mean) / self.std

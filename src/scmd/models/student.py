@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.errors import ScmdError
+from scmd.models.folding import fold_batch_norm
 from scmd.models.images import Normalize
 from scmd.models.weights import load_strictly, read_state_dict
 
@@ -60,11 +61,21 @@ class TimmBackbone(nn.Module):
         # Some heads widen the pooled features (mobilenetv3); timm names their output apart.
         widened: Any = getattr(model, "head_hidden_size", None)
         self.num_features = int(widened or cast(int, model.num_features))
+        self._folded = _Folded()
         self.train()  # a new module is in training mode without having been told
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to features."""
-        return self.model(self.normalize(images))
+        """Images to features; batch norm that is in eval mode is folded into the convolutions."""
+        return self._network()(self.normalize(images))
+
+    def reduced(self, images: Tensor, resolution: float) -> Tensor:
+        """Features of images at a part of the side that the network is trained at."""
+        return self._network()(self.normalize.reduced(images, resolution))
+
+    def _network(self) -> nn.Module:
+        if torch.compiler.is_compiling() or not _can_be_folded(self.model):
+            return self.model
+        return self._folded.of(self.model, self.training) or self.model
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """As in torch, but frozen batch norm stays in eval mode."""
@@ -74,6 +85,35 @@ class TimmBackbone(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+class _Folded:
+    """A model with its batch norm folded, for each mode; copies of the model have their own."""
+
+    def __init__(self) -> None:
+        self._networks: dict[bool, nn.Module | None] = {}
+
+    def of(self, model: nn.Module, training: bool) -> nn.Module | None:
+        """The folded network; None where there is nothing to fold."""
+        if training not in self._networks:
+            self._networks[training] = fold_batch_norm(model)
+        return self._networks[training]
+
+    def __deepcopy__(self, memo: dict) -> _Folded:
+        return _Folded()
+
+    def __getstate__(self) -> dict:
+        return {"_networks": {}}
+
+
+def _can_be_folded(model: nn.Module) -> bool:
+    """Not where batch norm is trained, nor where someone listens to what a part computes."""
+    return not any(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or (part.training and isinstance(part, _BatchNorm))
+        for part in model.modules()
+    )
 
 
 def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import open_clip
 import torch
@@ -17,6 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.errors import ScmdError
 from scmd.files import read_json
@@ -25,6 +27,7 @@ from scmd.models.prompts import PromptConfig, class_prompts
 from scmd.models.student import Triple
 
 DEFAULT_TEACHER = "ViT-B-32-quickgelu/openai"
+TeacherView = Literal["augmented", "clean", "fixed"]
 EMBEDDED = "embedded"
 """The tiny teacher of digits that comes with the package."""
 
@@ -41,6 +44,21 @@ class TeacherConfig:
     """Normalisation of the teacher's input; default: its own."""
     std: Annotated[Triple | None, tyro.conf.arg(name="teacher-std")] = None
     """As teacher-mean."""
+    view: Annotated[TeacherView, tyro.conf.arg(name="teacher-view")] = "augmented"
+    """What the teacher is asked about. augmented: what the student sees, in every step (the paper).
+    clean: the image as it is. fixed: what the student sees, of --teacher-views views of each image.
+    Answers to clean and fixed are kept on the disk: no step of a training runs the teacher."""
+    views: Annotated[int, tyro.conf.arg(name="teacher-views")] = 10
+    """Augmented views of every image, with --teacher-view fixed."""
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ScmdError(f"views = {self.views}: give a whole number from 1")
+        if self.view == "clean" and (self.mean or self.std):
+            raise ScmdError(
+                "view = 'clean' takes images through the teacher's own transform, whose "
+                "normalisation is its own. Leave mean and std out, or choose another view"
+            )
 
 
 @runtime_checkable
@@ -60,7 +78,8 @@ class Teacher(Protocol):
 
         Args:
             images: float32 in [0, 1], not normalised: [B, 3, H, W].
-            sample_ids: Stable ids of the images, int64 [B], for teachers that remember.
+            sample_ids: The batch's ``teacher_ids``, int64 [B], for teachers that remember: sample
+                ids, or the numbers of fixed views.
         """
         ...
 
@@ -83,6 +102,7 @@ class CLIPTeacher(nn.Module):
         self.preprocess = preprocess
         """The model's own transform, from a picture to its normalised input [3, H, W]."""
         self.register_buffer("text_embeddings", text_embeddings, persistent=False)
+        self._half: dict[tuple[torch.dtype, torch.device], nn.Module | None] = {}
         self.eval()
 
     @property
@@ -107,7 +127,28 @@ class CLIPTeacher(nn.Module):
     @torch.no_grad()
     def normalized_embeddings(self, pixels: Tensor) -> Tensor:
         """φ_img, L2-normalised, of input that is resized and normalised: float32 [B, E]."""
-        return self.model.encode_image(pixels, normalize=True).float()
+        tower = self._half_tower(pixels.device)
+        if tower is None:
+            return self.model.encode_image(pixels, normalize=True).float()
+        with torch.autocast(pixels.device.type, enabled=False):
+            features = tower(pixels.to(next(tower.parameters()).dtype))
+        return F.normalize(features.float(), dim=-1)
+
+    def _half_tower(self, device: torch.device) -> nn.Module | None:
+        """Under autocast, a copy of the image tower whose weights have that precision already.
+
+        Autocast would round the same weights in every step. A tower with batch norm, whose
+        statistics want more, is left to it, and so is a model that does more than ask its tower.
+        """
+        if not torch.is_autocast_enabled(device.type):
+            return None
+        key = (torch.get_autocast_dtype(device.type), device)
+        if key not in self._half:
+            plain = type(self.model) in (open_clip.CLIP, open_clip.CustomTextCLIP)
+            visual = self.model.visual
+            able = plain and not any(isinstance(part, _BatchNorm) for part in visual.modules())
+            self._half[key] = copy.deepcopy(visual).to(key[0]) if able else None
+        return self._half[key]
 
     @torch.no_grad()
     def embeddings(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
@@ -116,10 +157,15 @@ class CLIPTeacher(nn.Module):
 
     def opinion(self, embeddings: Tensor) -> Tensor:
         """s · cos(e, t), [B, C], of normalised image embeddings e, [B, E]."""
-        embeddings = embeddings.to(self.text_embeddings.device)
-        # Autocast would multiply in half precision, where logits near 25 are 1/8 apart.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self.model.logit_scale.exp() * embeddings @ self.text_embeddings.T
+        return scaled_cosines(embeddings, self.text_embeddings, self.model.logit_scale.exp())
+
+
+def scaled_cosines(embeddings: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """s · cos(e, t), [B, C], of L2-normalised embeddings [B, E] and texts [C, E], where t is."""
+    embeddings = embeddings.to(texts.device)
+    # Autocast would multiply in half precision, where logits near 25 are 1/8 apart.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return scale * embeddings @ texts.T
 
 
 def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:

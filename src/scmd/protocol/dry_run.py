@@ -13,16 +13,18 @@ from rich.table import Table
 
 from scmd.estimate import duration
 from scmd.files import read_json
+from scmd.loop import estimate_run
+from scmd.methods import METHODS
 from scmd.protocol.plan import PlannedRun
 from scmd.protocol.runner import DONE
-from scmd.train import estimate_run
 
 
 def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
     """The runs by method, what is done, and an estimate of the rest.
 
     A method's seconds are those of its finished runs, or else of timed trial steps, without what
-    runs of one process share: then the estimate is an upper bound.
+    runs of one process share: then the estimate is an upper bound, but for a teacher that has yet
+    to be asked before the training.
     """
     console.print(f"{len(runs)} runs in {out}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE)
@@ -42,6 +44,9 @@ def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
         left += seconds * (count - len(finished))
         table.add_row(label, str(count), str(len(finished)), f"{seconds:.0f}", source)
     console.print(table)
+    students = [run.config for run in runs if METHODS[run.config.method].needs_teacher]
+    if any(student.teacher.view != "augmented" for student in students):
+        console.print("besides: asking the teacher about what the cache does not have yet")
     targets = ", ".join(sorted({run.target for run in runs}))
     trials, draws = len({run.trial for run in runs}), len({run.draw for run in runs})
     console.print(

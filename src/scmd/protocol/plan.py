@@ -89,6 +89,7 @@ class PlannedRun:
         """Of its folder: readable, and ending in a hash of the complete configuration."""
         held_out = "+".join((self.target, *self.config.data.also_held_out))
         what = plain(dataclasses.asdict(self.config))
+        del what["data"]["decode_once"]
         for without_effect in ("workers", "device", "tracker"):
             del what["training"][without_effect]
         if self.reference:

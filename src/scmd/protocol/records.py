@@ -128,7 +128,11 @@ def _common(record: Record, plain: Record, first: Record) -> RunConfig:
     if record.label in REFERENCES:
         images = {n: getattr(config.data, n) for n in ("path", "classes", "holdout", "skip_bad")}
         data = dataclasses.replace(first.config.data, **images)
-        config = dataclasses.replace(first.config, data=data, teacher=config.teacher)
+        first_teacher = first.config.teacher  # a reference is asked about clean images anyway
+        teacher = dataclasses.replace(
+            config.teacher, view=first_teacher.view, views=first_teacher.views
+        )
+        config = dataclasses.replace(first.config, data=data, teacher=teacher)
     named = "@" in record.label or record.label in REFERENCES
     return dataclasses.replace(
         config,

@@ -12,10 +12,10 @@ from scmd.cache import Shared
 from scmd.errors import ScmdError
 from scmd.estimate import duration
 from scmd.files import read_json, write_json
+from scmd.loop import train
 from scmd.protocol.plan import PlannedRun
 from scmd.protocol.references import measure_reference
 from scmd.run_folder import CONFIG
-from scmd.train import train
 
 PLAN, DONE, BROKEN = "plan.json", "done", "broken.json"
 ATTEMPTS = 2

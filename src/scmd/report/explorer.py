@@ -72,7 +72,7 @@ def read_selecting_steps(path: Path, data: DomainImages) -> pa.Table:
 
 
 def histories(table: pa.Table) -> SampleHistory:
-    """Count for every sample; ``table`` is of `read_selecting_steps`."""
+    """Count for every sample; ``table`` is of ``read_selecting_steps``."""
     table = table.sort_by([("row", "ascending"), ("step", "ascending")])
     rows = table["row"].to_numpy()
     kept = table["kept"].to_numpy(zero_copy_only=False).astype(np.int64)

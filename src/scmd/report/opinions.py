@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from scmd.config import RunConfig
@@ -18,6 +19,7 @@ from scmd.data.loader import evaluation_batches
 from scmd.deploy.classifier import Classifier
 from scmd.evaluate import EVALUATION_BATCH, collect_logits
 from scmd.files import writing_aside
+from scmd.models.remembered import remember
 from scmd.models.teacher import load_teacher
 
 STUDENT, TEACHER = "student-opinions.parquet", "teacher-opinions.parquet"
@@ -59,16 +61,26 @@ def student_opinions(
 def teacher_opinions(
     run: Path, config: RunConfig, data: DomainImages, rows: np.ndarray
 ) -> Opinions:
-    """The teacher's zero-shot probabilities, with its own image transform."""
+    """The teacher's zero-shot probabilities, with its own image transform.
+
+    A run that was trained with a clean view has asked about most of these images already.
+    """
 
     def ask() -> Tensor:
         teacher = load_teacher(config.teacher, data.classes)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        size, workers = config.data.image_size, config.training.workers
+        if config.teacher.view == "clean":
+            quiet = Console(quiet=True)
+            known = remember(
+                teacher, config.teacher, data, rows, size, True, workers, device, quiet
+            )
+            ids = torch.from_numpy(data.ids[rows]).split(EVALUATION_BATCH)
+            return torch.cat([known.logits(torch.empty(0), part).cpu() for part in ids])
         teacher.to(device)
         batches = evaluation_batches(
-            data, rows, teacher.image_size, EVALUATION_BATCH, config.training.workers,
-            teacher.preprocess,
-        )  # fmt: skip
+            data, rows, teacher.image_size, EVALUATION_BATCH, workers, teacher.preprocess
+        )
         return collect_logits(teacher.normalized_logits, batches, device)
 
     return _remembered(run / TEACHER, data, rows, ask)

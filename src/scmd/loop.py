@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,17 +16,25 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from scmd.averaging import Average, reestimate_batch_norm
-from scmd.build import Roles, assign_roles, batch_size_in_pixels, build_method
+from scmd.build import (
+    Roles,
+    assign_roles,
+    batch_size_in_pixels,
+    build_method,
+    teacher_in_training,
+    views_of,
+)
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.config import RunConfig, flatten, plain
+from scmd.data.augment import Augmentation
 from scmd.data.loader import (
     Batch,
     DomainBatches,
     check_divisible,
 )
 from scmd.errors import ScmdError, ScmdWarning
-from scmd.estimate import estimate
+from scmd.estimate import Estimate, estimate
 from scmd.files import read_json
 from scmd.machine import keep_memory, open_accelerator
 from scmd.models.images import as_float
@@ -96,40 +104,59 @@ def train(
         best = run.best
         summary = finish(
             config, run.roles, run.method, best.step, best.weights, out, run.seconds, run.shared,
-            plots=shared is None,
+            run.precision, plots=shared is None,
         )  # fmt: skip
         run.selections.remove_parts()
         return summary
 
 
 def estimate_run(config: RunConfig) -> float:
-    """Seconds that a run should take, from trial steps; nothing is written."""
+    """Seconds that a run should take, from trial steps; nothing is written.
+
+    A teacher that remembers is not asked what it does not know yet, nor is the time for it counted.
+    """
     quiet = Console(quiet=True)
-    run = Run(config, assign_roles(config, quiet), Path(), quiet, Shared(0))
-    return estimate(config, run.roles, run.method, run.size, run.device, 0).seconds
+    run = Run(config, assign_roles(config, quiet), Path(), quiet, Shared(0), ask=False)
+    return run.estimated(0).seconds
 
 
 class Run:
     """One training run in progress."""
 
     def __init__(
-        self, config: RunConfig, roles: Roles, out: Path, console: Console, shared: Shared
+        self,
+        config: RunConfig,
+        roles: Roles,
+        out: Path,
+        console: Console,
+        shared: Shared,
+        ask: bool = True,
     ) -> None:
         self.config, self.roles, self.out, self.console = config, roles, out, console
         self.shared = shared
         settings = config.training
         self.accelerator = open_accelerator(
-            settings.precision, settings.device, settings.tracker, out
+            settings.precision, settings.device, settings.tracker, out, config.data.image_size
         )
         check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
         self.device = self.accelerator.device
-        self.method = build_method(config, roles.data.classes, len(roles.sources), shared.teacher)
+        self.method = build_method(
+            config,
+            roles.data.classes,
+            len(roles.sources),
+            lambda *_: teacher_in_training(
+                config, roles, shared.teacher, self.device, console, ask
+            ),
+        )
         self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.method.needs_teacher and isinstance(self.method.teacher, nn.Module):
             self.method.teacher.to(self.device)
         self.average = Average(self.method, config.average)
         self.size = batch_size_in_pixels(config, self.method)
+        if config.data.decode_once and ask:
+            self.roles = roles = self._decoded(roles)
         self.optimizer = torch.optim.Adam(self.method.param_groups(), lr=config.hparams.lr)
+        self._model, self._optimizer = self.accelerator.prepare(self.method, self.optimizer)
         self.scorer = Scorer(config, roles, shared, self.accelerator)
         self.best = Best()
         self.log: MetricsLog | None = None
@@ -143,6 +170,11 @@ class Run:
         return 1 / len(self.roles.data.classes)
 
     @property
+    def precision(self) -> str:
+        """Of the forward passes: fp32, bf16 or fp16."""
+        return self.accelerator.mixed_precision.replace("no", "fp32")
+
+    @property
     def selects(self) -> bool:
         """Whether the method trains on a part of its batches."""
         selection = getattr(self.config.hparams, "selection", None)
@@ -152,6 +184,14 @@ class Run:
     def is_main(self) -> bool:
         """Whether this process writes the files that there is one of."""
         return self.accelerator.is_main_process
+
+    def _decoded(self, roles: Roles) -> Roles:
+        """With images that need no decoding, where they fit."""
+        settings = self.config.data
+        how = Augmentation(self.size, settings.flip, settings.augmentation)
+        console = self.console if self.is_main else Console(quiet=True)
+        decoded = self.shared.decoded(roles.data, how.shorter_side, settings.image_size, console)
+        return replace(roles, data=replace(roles.data, decoded=decoded))
 
     def train(self, resume: bool) -> None:
         """Run all steps that are left."""
@@ -183,8 +223,7 @@ class Run:
             self.config.data.class_balanced,
             (process, processes),
         )
-        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        loader = self._loader(batches)
+        loader = self.loader(batches)
         if self.is_main:
             self._announce(start)
         if settings.tracker != "none":
@@ -193,7 +232,7 @@ class Run:
         began = time.perf_counter() - self.seconds
         with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
             for step, batch in enumerate(loader, start):
-                decided = self._step(model, optimizer, batch.to(self.device), step, progress)
+                decided = self.step(batch.to(self.device), step, progress)
                 if decided is not None:
                     selections.add(step, batch.sample_ids, decided)
                 last = step == settings.steps - 1
@@ -213,7 +252,13 @@ class Run:
         if self.is_main:
             selections.merge()
 
-    def _loader(self, batches: DomainBatches) -> Iterator[Batch]:
+    def estimated(self, start: int) -> Estimate:
+        """How long the steps from ``start`` on, and the measuring, should take."""
+        with self.accelerator.autocast():
+            return estimate(self.config, self.roles, self.method, self.size, self.device, start)
+
+    def loader(self, batches: DomainBatches) -> Iterator[Batch]:
+        """What the slots of ``batches`` show, in order."""
         settings = self.config.training
         return self.shared.training_batches(
             batches,
@@ -223,26 +268,23 @@ class Run:
             settings.workers,
             self.device.type == "cuda",
             self.config.data.flip,
+            views_of(self.method),
+            self.config.data.augmentation,
+            self.device,
         )
 
-    def _step(
-        self,
-        model: nn.Module,
-        optimizer: Any,
-        batch: Batch,
-        step: int,
-        progress: TrainingProgress,
-    ) -> Decisions | None:
+    def step(self, batch: Batch, step: int, progress: TrainingProgress) -> Decisions | None:
+        """Forward, backward, optimizer and average; returns what the method decided, if it does."""
         settings = self.config.training
         # Every step has its own draws (dropout, random selection), whatever came before it.
         torch.manual_seed(derive("step", settings.seed, step, self.accelerator.process_index))
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         with self.accelerator.autocast():
-            output = dict(model(batch, step / settings.steps))
+            output = dict(self._model(batch, step / settings.steps))
         decisions = output.pop("decisions", None)
         self.accelerator.backward(output["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self.method.after_step()
         self.average.update(step + 1)
         if step % settings.log_every == 0 or step == settings.steps - 1:
@@ -305,7 +347,7 @@ class Run:
         """Float images of the last steps' batches, once more."""
         settings = self.config.training
         last = self.batches.starting_at(max(0, settings.steps - BATCH_NORM_STEPS))
-        for batch in self._loader(last):
+        for batch in self.loader(last):
             yield as_float(batch.to(self.device).images)
 
     def _save(self, steps: int, log_length: int) -> None:
@@ -321,6 +363,7 @@ class Run:
             {
                 "steps": steps,
                 "processes": self.accelerator.num_processes,
+                "precision": self.precision,
                 "log": log_length,
                 "seconds": self.seconds,
                 "method": self.method.state_dict(),
@@ -336,6 +379,11 @@ class Run:
             raise ScmdError(
                 f"{self.out} was started with {state['processes']} processes and would be resumed "
                 f"with {self.accelerator.num_processes}, which gives another result. Use as many"
+            )
+        if state["precision"] != self.precision:
+            raise ScmdError(
+                f"{self.out} was begun in {state['precision']}, and on this machine auto is "
+                f"{self.precision}, which gives another result. Resume it on one like the first"
             )
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -364,8 +412,7 @@ class Run:
         if start:
             self.console.print(f"resuming after {start} of {settings.steps} steps")
         if start < settings.steps and not self.console.quiet:
-            took = estimate(self.config, self.roles, self.method, self.size, self.device, start)
-            self.console.print(str(took))
+            self.console.print(str(self.estimated(start)))
 
 
 def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:

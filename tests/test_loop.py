@@ -17,8 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 
+import scmd.loop as training
 import scmd.scoring as scoring
-import scmd.train as training
 from scmd.averaging import AverageConfig
 from scmd.build import assign_roles, build_method
 from scmd.cache import Shared
@@ -27,13 +27,14 @@ from scmd.config import DataConfig, RunConfig, TrainingConfig, save_config
 from scmd.data.splits import domainbed_seed, holdout_keys
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError, ScmdWarning
+from scmd.loop import train
 from scmd.methods import METHODS
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
 from scmd.records import read_metrics
 from scmd.selection import SelectionConfig
-from scmd.train import train
+from scmd.store import cache_root
 
 STEPS = 8
 QUIET = Console(quiet=True)
@@ -100,19 +101,19 @@ class StopError(Exception):
 def test_resumed_equals_uninterrupted(images, clip_folder, tmp_path, monkeypatch, method):
     config = config_for(images, clip_folder, method)
     train(config, tmp_path / "whole", console=QUIET)
-    step = training.Run._step
+    step = training.Run.step
     # Before the first checkpoint, between two, just after one; a run that is stopped twice.
     for name, stops in {"early": [1], "between": [4], "after": [6], "twice": [4, 7]}.items():
         out = tmp_path / name
         for stop in stops:
 
-            def stopping(self, model, optimizer, batch, number, *rest, stop=stop):
+            def stopping(self, batch, number, *rest, stop=stop):
                 if number == stop:
                     raise StopError
-                return step(self, model, optimizer, batch, number, *rest)
+                return step(self, batch, number, *rest)
 
             with monkeypatch.context() as patch:
-                patch.setattr(training.Run, "_step", stopping)
+                patch.setattr(training.Run, "step", stopping)
                 with pytest.raises(StopError):
                     train(config, out, resume=out.exists(), console=QUIET)
         train(config, out, resume=True, console=QUIET)
@@ -128,6 +129,35 @@ def test_result_does_not_depend_on_workers(images, clip_folder, tmp_path):
         del files["config.toml"]
         results.append(files)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("augmentation", ["tensor", "torchvision"])
+def test_result_does_not_depend_on_decoding_once(image_folder, clip_folder, tmp_path, augmentation):
+    """Nor on whether an earlier run has; with images that are larger than training needs."""
+    images = image_folder(("art", "photo", "sketch"), ("cat", "dog"), count=10, size=70)
+    config = config_for(images, clip_folder)
+    config = replace(config, data=replace(config.data, augmentation=augmentation))
+    results = []
+    for number, once in enumerate((False, True, True)):
+        data = replace(config.data, decode_once=once)
+        train(replace(config, data=data), tmp_path / str(number), console=QUIET)
+        assert (cache_root() / "decoded").exists() == (number > 0)
+        results.append(outcome(tmp_path / str(number)))
+        del results[-1]["config.toml"]
+    assert results[0] == results[1] == results[2]
+
+
+def test_augmentations_are_not_the_same(images, clip_folder, tmp_path):
+    config = config_for(images, clip_folder)
+    other = replace(config, data=replace(config.data, augmentation="torchvision"))
+    train(config, tmp_path / "a", console=QUIET)
+    train(other, tmp_path / "b", console=QUIET)
+    assert outcome(tmp_path / "a")["metrics.jsonl"] != outcome(tmp_path / "b")["metrics.jsonl"]
+
+
+def test_an_estimate_decodes_nothing_for_later(images, clip_folder):
+    assert training.estimate_run(config_for(images, clip_folder)) > 0
+    assert not (cache_root() / "decoded").exists()
 
 
 def test_random_selection_and_dropout_are_resumable_too(images, clip_folder, tmp_path, monkeypatch):

@@ -1,0 +1,90 @@
+"""Workers fill shared memory; what is yielded is whole, in order and nobody else's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from scmd.data.workers import AHEAD, filled
+from scmd.errors import BadImageError
+
+SIZE = 6
+
+
+def fill(items: list[int], images: Tensor) -> list[int]:
+    for place, item in enumerate(items):
+        images[place] = item
+    return [2 * item for item in items]
+
+
+def fill_slowly(items: list[int], images: Tensor) -> list[int]:
+    if items[0] % 3 == 0:
+        time.sleep(0.02)
+    return fill(items, images)
+
+
+def refuse(items: list[int], images: Tensor) -> list[int]:
+    if items[0] == 4:
+        raise BadImageError("no image 4")
+    return fill(items, images)
+
+
+def check(images: Tensor, said: list[int], items: list[int]) -> None:
+    assert images.shape == (len(items), 3, SIZE, SIZE)
+    assert images.dtype == torch.uint8
+    assert said == [2 * item for item in items]
+    assert images.flatten(1).unique(dim=1).flatten().tolist() == items
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("pause", [0.0, 0.02])
+def test_batches_come_in_order_and_are_not_overwritten(workers, pause):
+    plans = [[step, step + 100] for step in range(6 * AHEAD * max(workers, 1))]
+    kept = []
+    for images, said in filled(fill_slowly, plans, SIZE, workers):
+        time.sleep(pause / max(workers, 1))  # the workers come as far ahead as they may
+        kept.append((images, said))
+    for (images, said), items in zip(kept, plans, strict=True):
+        check(images, said, items)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_need_not_be_of_a_size(workers):
+    plans = [[1, 2], [3], [4, 5, 6], [], [7, 8], [9]]
+    for (images, said), items in zip(filled(fill, plans, SIZE, workers), plans, strict=True):
+        assert len(images) == len(items)
+        if items:
+            check(images, said, items)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_to_make(workers):
+    assert list(filled(fill, [], SIZE, workers)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_image_comes_in_its_turn(workers):
+    made = filled(refuse, [[step] for step in range(9)], SIZE, workers)
+    for step in range(4):
+        check(*next(made), [step])
+    with pytest.raises(BadImageError, match=r"^no image 4$"):
+        next(made)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_plans_are_asked_for_no_further_than_the_workers_are(workers):
+    asked = []
+
+    def plans() -> Iterator[list[int]]:
+        for step in range(100):
+            asked.append(step)
+            yield [step]
+
+    made = filled(fill, plans(), SIZE, workers)
+    for step in range(5):
+        next(made)
+        assert len(asked) <= step + 2 + AHEAD * workers
