@@ -136,3 +136,15 @@ def test_model_that_cannot_be_traced_is_left_alone():
             return self.norm(self.first(images)) if images.mean() > 0 else images
 
     assert fold_batch_norm(Chooser().eval()) is None
+
+
+def test_a_reduced_forward_sees_the_images_smaller():
+    student = backbone("resnet18").eval()
+    images = torch.rand(2, 3, 64, 64)
+    seen = []
+    hook = student.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    with torch.no_grad():
+        assert torch.equal(student.reduced(images, 1.0), student(images))
+        student.reduced(images, 0.5)
+    hook.remove()
+    assert [tuple(shape[-2:]) for shape in seen] == [(64, 64), (64, 64), (32, 32)]
