@@ -26,12 +26,12 @@ from scmd.data.digits import DOMAINS
 from scmd.data.loader import DomainBatches
 from scmd.demo import demo_config, digits_folder
 from scmd.files import read_json
-from scmd.loop import Run, train
+from scmd.loop import train
 from scmd.methods.scmd import SCMD
 from scmd.models.images import as_float
-from scmd.progress import TrainingProgress
 from scmd.protocol.statistics import estimate_mean
 from scmd.selection import phase, select
+from scmd.stepping import Stepper
 
 VARIANTS = {
     "exact": {},
@@ -144,7 +144,7 @@ def with_interval(values: np.ndarray) -> str:
 
 def kept_alike(config: RunConfig, resolution: float) -> float:
     """The part of what one resolution keeps that the exact selection keeps, over a run."""
-    run = Run(config, assign_roles(config, QUIET), Path(), QUIET, Shared(0))
+    run = Stepper(config, assign_roles(config, QUIET), Path(), QUIET, Shared(0))
     method = run.method
     assert isinstance(method, SCMD)
     exact = method.config
@@ -159,7 +159,6 @@ def kept_alike(config: RunConfig, resolution: float) -> float:
         settings.steps,
     )
     shares = []
-    progress = TrainingProgress(QUIET, 0, settings.steps, False)
     for step, batch in enumerate(run.loader(batches)):
         if phase(step / settings.steps, exact.selection) == "select":
             kept = []
@@ -170,7 +169,7 @@ def kept_alike(config: RunConfig, resolution: float) -> float:
                 kept.append(select(losses, batch.domains, asked.selection))
             method.config = exact
             shares.append(float((kept[0] & kept[1]).sum() / kept[1].sum()))
-        run.step(batch, step, progress)
+        run.step(batch, step)
     return float(np.mean(shares))
 
 

@@ -120,7 +120,7 @@ def test_floors(project):
         {"averaging", "swad", "soup", "checkpoint", "presets", "config", "cache"},
         {"build", "evaluate", "efficiency", "records", "run_folder", "report", "deploy"},
         {"estimate", "scoring", "summary"},
-        {"loop", "fit"},
+        {"stepping", "loop", "fit"},
         {"demo", "protocol", "bench"},
         {"arguments", "commands"},
         {"cli", "__init__"},

@@ -6,44 +6,35 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from scmd.averaging import Average, reestimate_batch_norm
+from scmd.averaging import reestimate_batch_norm
 from scmd.build import (
     Roles,
     assign_roles,
-    batch_size_in_pixels,
-    build_method,
-    teacher_in_training,
-    views_of,
 )
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.config import RunConfig, flatten, plain
-from scmd.data.augment import Augmentation
 from scmd.data.loader import (
     Batch,
     DomainBatches,
-    check_divisible,
 )
 from scmd.errors import ScmdError, ScmdWarning
-from scmd.estimate import Estimate, estimate
 from scmd.files import read_json
-from scmd.machine import keep_memory, open_accelerator
+from scmd.machine import keep_memory
 from scmd.models.images import as_float
 from scmd.progress import TrainingProgress
 from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
 from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
 from scmd.scoring import Scorer
-from scmd.seeds import derive
-from scmd.selection import Decisions
+from scmd.stepping import Stepper
 from scmd.summary import finish
 
 # A holdout accuracy below this part of the best one so far is called a collapse.
@@ -120,8 +111,8 @@ def estimate_run(config: RunConfig) -> float:
     return run.estimated(0).seconds
 
 
-class Run:
-    """One training run in progress."""
+class Run(Stepper):
+    """One training run in progress: its steps, its scores, its log and its checkpoints."""
 
     def __init__(
         self,
@@ -132,32 +123,9 @@ class Run:
         shared: Shared,
         ask: bool = True,
     ) -> None:
-        self.config, self.roles, self.out, self.console = config, roles, out, console
-        self.shared = shared
-        settings = config.training
-        self.accelerator = open_accelerator(
-            settings.precision, settings.device, settings.tracker, out, config.data.image_size
-        )
-        check_divisible(settings.batch_per_domain, self.accelerator.num_processes)
-        self.device = self.accelerator.device
-        self.method = build_method(
-            config,
-            roles.data.classes,
-            len(roles.sources),
-            lambda *_: teacher_in_training(
-                config, roles, shared.teacher, self.device, console, ask
-            ),
-        )
-        self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.method.needs_teacher and isinstance(self.method.teacher, nn.Module):
-            self.method.teacher.to(self.device)
-        self.average = Average(self.method, config.average)
-        self.size = batch_size_in_pixels(config, self.method)
-        if config.data.decode_once and ask:
-            self.roles = roles = self._decoded(roles)
-        self.optimizer = torch.optim.Adam(self.method.param_groups(), lr=config.hparams.lr)
-        self._model, self._optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        self.scorer = Scorer(config, roles, shared, self.accelerator)
+        super().__init__(config, roles, out, console, shared, ask)
+        self.out = out
+        self.scorer = Scorer(config, self.roles, shared, self.accelerator)
         self.best = Best()
         self.log: MetricsLog | None = None
         """Only the first process has one."""
@@ -170,28 +138,10 @@ class Run:
         return 1 / len(self.roles.data.classes)
 
     @property
-    def precision(self) -> str:
-        """Of the forward passes: fp32, bf16 or fp16."""
-        return self.accelerator.mixed_precision.replace("no", "fp32")
-
-    @property
     def selects(self) -> bool:
         """Whether the method trains on a part of its batches."""
         selection = getattr(self.config.hparams, "selection", None)
         return selection is not None and selection.rule != "all"
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files that there is one of."""
-        return self.accelerator.is_main_process
-
-    def _decoded(self, roles: Roles) -> Roles:
-        """With images that need no decoding, where they fit."""
-        settings = self.config.data
-        how = Augmentation(self.size, settings.flip, settings.augmentation)
-        console = self.console if self.is_main else Console(quiet=True)
-        decoded = self.shared.decoded(roles.data, how.shorter_side, settings.image_size, console)
-        return replace(roles, data=replace(roles.data, decoded=decoded))
 
     def train(self, resume: bool) -> None:
         """Run all steps that are left."""
@@ -232,9 +182,12 @@ class Run:
         began = time.perf_counter() - self.seconds
         with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
             for step, batch in enumerate(loader, start):
-                decided = self.step(batch.to(self.device), step, progress)
-                if decided is not None:
-                    selections.add(step, batch.sample_ids, decided)
+                taken = self.step(batch.to(self.device), step)
+                if taken.decisions is not None:
+                    selections.add(step, batch.sample_ids, taken.decisions)
+                if step % settings.log_every == 0 or step == settings.steps - 1:
+                    self._log(step, batch, taken.parts, progress)
+                progress.step(len(batch.labels) * processes)
                 last = step == settings.steps - 1
                 if step % settings.evaluate_every == 0 or last:
                     self._score(step, progress)
@@ -252,54 +205,19 @@ class Run:
         if self.is_main:
             selections.merge()
 
-    def estimated(self, start: int) -> Estimate:
-        """How long the steps from ``start`` on, and the measuring, should take."""
-        with self.accelerator.autocast():
-            return estimate(self.config, self.roles, self.method, self.size, self.device, start)
-
-    def loader(self, batches: DomainBatches) -> Iterator[Batch]:
-        """What the slots of ``batches`` show, in order."""
-        settings = self.config.training
-        return self.shared.training_batches(
-            batches,
-            self.roles.data,
-            self.size,
-            settings.seed,
-            settings.workers,
-            self.device.type == "cuda",
-            self.config.data.flip,
-            views_of(self.method),
-            self.config.data.augmentation,
-            self.device,
-        )
-
-    def step(self, batch: Batch, step: int, progress: TrainingProgress) -> Decisions | None:
-        """Forward, backward, optimizer and average; returns what the method decided, if it does."""
-        settings = self.config.training
-        # Every step has its own draws (dropout, random selection), whatever came before it.
-        torch.manual_seed(derive("step", settings.seed, step, self.accelerator.process_index))
-        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-        with self.accelerator.autocast():
-            output = dict(self._model(batch, step / settings.steps))
-        decisions = output.pop("decisions", None)
-        self.accelerator.backward(output["loss"])
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.method.after_step()
-        self.average.update(step + 1)
-        if step % settings.log_every == 0 or step == settings.steps - 1:
-            # The mean over the processes; of one, what it has.
-            parts = {
-                name: float(cast(Tensor, self.accelerator.reduce(value.detach().float(), "mean")))
-                for name, value in output.items()
-            }
-            _check_finite(parts, step, batch)
-            if self.log:
-                self.log.write({"step": step, **parts})
-                self.accelerator.log({f"train/{name}": v for name, v in parts.items()}, step)
-            progress.losses(parts)
-        progress.step(len(batch.labels) * self.accelerator.num_processes)
-        return decisions
+    def _log(
+        self, step: int, batch: Batch, parts: dict[str, Tensor], progress: TrainingProgress
+    ) -> None:
+        """Write down the mean of the losses over the processes; of one, what it has."""
+        means = {
+            name: float(cast(Tensor, self.accelerator.reduce(value.float(), "mean")))
+            for name, value in parts.items()
+        }
+        _check_finite(means, step, batch)
+        if self.log:
+            self.log.write({"step": step, **means})
+            self.accelerator.log({f"train/{name}": v for name, v in means.items()}, step)
+        progress.losses(means)
 
     def _score(self, step: int, progress: TrainingProgress) -> None:
         """Score the averaged weights on the sources' holdout, and remember the best.
@@ -357,39 +275,12 @@ class Run:
                     f"step {steps - 1}: the weights of {name} are not finite any more. "
                     "Lower --lr; the checkpoint before is kept"
                 )
-        save_checkpoint(
-            self.out / CHECKPOINTS,
-            steps,
-            {
-                "steps": steps,
-                "processes": self.accelerator.num_processes,
-                "precision": self.precision,
-                "log": log_length,
-                "seconds": self.seconds,
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-                "average": self.average.state_dict(),
-                "best": vars(self.best),
-            },
-        )
+        about = {"steps": steps, "log": log_length, "seconds": self.seconds}
+        state = {**self.state_dict(), **about, "best": vars(self.best)}
+        save_checkpoint(self.out / CHECKPOINTS, steps, state)
 
     def _restore(self, state: dict[str, Any]) -> int:
-        if state["processes"] != self.accelerator.num_processes:
-            raise ScmdError(
-                f"{self.out} was started with {state['processes']} processes and would be resumed "
-                f"with {self.accelerator.num_processes}, which gives another result. Use as many"
-            )
-        if state["precision"] != self.precision:
-            raise ScmdError(
-                f"{self.out} was begun in {state['precision']}, and on this machine auto is "
-                f"{self.precision}, which gives another result. Resume it on one like the first"
-            )
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.load_state_dict(state, self.out)
         self.best = Best(**state["best"])
         self.seconds = state["seconds"]
         return int(state["steps"])

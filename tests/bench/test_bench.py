@@ -10,13 +10,14 @@ import torch
 
 from scmd.bench.compare import LOADED, Timings, compare, mixed, ratio
 from scmd.bench.ours import Ours
+from scmd.bench.predicting import Predictor
 from scmd.bench.present import BEGIN, END, comparison_table, loader_table, table, write_between
 from scmd.bench.reference import Reference, phases_of
 from scmd.bench.turns import Turn, side
 from scmd.bench.work import Work, write_photographs
 from scmd.errors import ScmdError
 
-TEACHER = "ViT-B-32-quickgelu"
+TEACHER = "ViT-S-32-alt"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,10 @@ def test_ours_is_not_slower_than_the_reference(work: Work):
     page = comparison_table(its_work, 2, times)
     assert "mean step of a run" in page
     assert str(found) in page
+
+
+def test_predicting_classifies_every_picture(work: Work):
+    assert Predictor(work).predict() == 20
 
 
 class Failing:

@@ -1,4 +1,4 @@
-"""Our side of the benchmark: the loop that ``scmd train`` runs, one step at a time."""
+"""Our side of the benchmark: the steps that ``scmd train`` takes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from scmd.cache import Shared
 from scmd.config import RunConfig, config_from
 from scmd.data.loader import Batch, DomainBatches
 from scmd.efficiency import plain_attention
-from scmd.loop import Run
 from scmd.machine import keep_memory
 from scmd.models.images import Normalize
 from scmd.models.teacher import CLIPTeacher, TeacherConfig, encode_prompts
-from scmd.progress import TrainingProgress
+from scmd.stepping import Stepper
 
 STEPS = 1_000_000
 """Of the run that the steps are taken from; more than will be taken."""
@@ -42,9 +41,8 @@ class Ours:
         quiet = Console(quiet=True)
         config = config_of(work)
         roles = assign_roles(config, quiet)
-        # A run logs every few steps; nothing is written here.
-        self.runner = Run(config, roles, Path(tempfile.gettempdir()), quiet, RandomTeacher(work))
-        self.progress = TrainingProgress(quiet, 0, STEPS, False)
+        folder = Path(tempfile.gettempdir())  # in which nothing is written
+        self.runner = Stepper(config, roles, folder, quiet, RandomTeacher(work))
         size = self.runner.size
         draw = torch.Generator().manual_seed(0)
         domains, per_domain = len(roles.sources), work.batch_per_domain
@@ -84,7 +82,7 @@ class Ours:
     def _step(self, batch: Batch, phase: str) -> None:
         # The number of a step decides its phase; each number is another.
         first = 0 if phase == "select" else math.ceil((1 - self.work.last_fraction) * STEPS)
-        self.runner.step(batch, first + self.taken, self.progress)
+        self.runner.step(batch, first + self.taken)
         self.taken += 1
 
     def _next(self, steps: int) -> DomainBatches:

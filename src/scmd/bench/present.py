@@ -42,7 +42,8 @@ def comparison_table(work: Work, domains: int, times: Mapping[str, Timings]) -> 
         rows.append(row)
     memory = {name: f"{statistics.median(t.peak_megabytes):,.0f}" for name, t in times.items()}
     row = ["peak memory, MB", memory[REFERENCE], memory[OURS], ""]
-    row += [f"(reference: {memory[SAME]})"] * (SAME in times)
+    if SAME in times:
+        row.append(f"(reference: {memory[SAME]})")
     rows.append([*row, *(f"({memory[name]})" for name in others)])
     return table(head, rows)
 

@@ -10,6 +10,7 @@ this benchmark, from the paper and DESIGN.md's account of the released code.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 
 import timm
@@ -152,6 +153,8 @@ class Reference:
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         per_domain = self.work.batch_per_domain
+        # There may be fewer cores than processes; so it was released.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
         loaders = [
             DataLoader(
                 folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scmd.bench.compare import LOADED, compare, compare_loaders, mixed
+from scmd.bench.compare import LOADED, Say, compare, compare_loaders, mixed
 from scmd.bench.growth import STEPS, growth_of_batch, growth_of_classes, growth_of_images
 from scmd.bench.machine_rates import best_rates, description
 from scmd.bench.ours import Ours
+from scmd.bench.predicting import Predictor
 from scmd.bench.present import comparison_table, loader_table, table
 from scmd.bench.turns import side
 from scmd.bench.work import TEACHER, Work, write_photographs
@@ -86,6 +88,10 @@ def bench(config: BenchConfig, console: Console) -> str:
         parts.append(f"### The loader alone, from files of {domains} domains\n")
         turns = compare_loaders(work, config.rounds, say)
         parts.append(loader_table(domains * config.batch_per_domain * LOADED, turns))
+        head = ["scmd predict", "images/s of files", "range"]
+        students = [replace(work, student=student) for student in config.students]
+        parts.append("### Predicting, from files to classes\n")
+        parts.append(table(head, [_predicting(one, config.rounds, say) for one in students]))
         if config.growth:
             small = replace(work, student="resnet18")
             head = ["reference, s a step", "ours, s a step", "ours is faster"]
@@ -97,6 +103,17 @@ def bench(config: BenchConfig, console: Console) -> str:
             head = ["images", f"s for the slots of {STEPS} steps of 4 × 32", "MB of the index"]
             parts.append(table(head, growth_of_images(say)))
     return "\n".join(parts)
+
+
+def _predicting(work: Work, rounds: int, say: Say) -> tuple[str, ...]:
+    rates = []
+    for number in range(rounds):
+        say(f"{work.student}, round {number + 1} of {rounds}: predict")
+        with side("predict", Predictor, work) as at_work:
+            images = at_work.ask("predict")  # the first touches memory and files
+            rates.append(images / at_work.turn("predict").seconds)
+    spread = f"{min(rates):.0f} – {max(rates):.0f}"
+    return (work.student, f"{statistics.median(rates):.0f}", spread)
 
 
 def _roofline(work: Work, seconds: float) -> str:
