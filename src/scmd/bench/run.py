@@ -81,21 +81,21 @@ def bench(config: BenchConfig, console: Console) -> str:
             # Where the model is small the loader has to be quick.
             waiting = student == config.students[-1]
             times = compare(its_work, config.rounds, say, waiting=waiting)
-            parts.append(f"### {student}, {domains} × {config.batch_per_domain} images of "
+            parts.append(f"## {student}, {domains} × {config.batch_per_domain} images of "
                          f"{config.image_size} px\n")  # fmt: skip
             parts.append(comparison_table(its_work, domains, times))
             parts.append(_roofline(its_work, min(mixed(its_work, times["ours"]))))
-        parts.append(f"### The loader alone, from files of {domains} domains\n")
+        parts.append(f"## The loader alone, from files of {domains} domains\n")
         turns = compare_loaders(work, config.rounds, say)
         parts.append(loader_table(domains * config.batch_per_domain * LOADED, turns))
         head = ["scmd predict", "images/s of files", "range"]
         students = [replace(work, student=student) for student in config.students]
-        parts.append("### Predicting, from files to classes\n")
+        parts.append("## Predicting, from files to classes\n")
         parts.append(table(head, [_predicting(one, config.rounds, say) for one in students]))
         if config.growth:
             small = replace(work, student="resnet18")
             head = ["reference, s a step", "ours, s a step", "ours is faster"]
-            parts.append("### Growth\n\nMean step of a run, resnet18.\n")
+            parts.append("## Growth\n\nMean step of a run, resnet18.\n")
             rows = growth_of_classes(small, folder, 1, say)
             parts.append(table(["classes", *head], rows))
             rows = growth_of_batch(small, 1, say)
