@@ -21,7 +21,7 @@ from rich.table import Table
 
 from scmd.build import assign_roles
 from scmd.cache import Shared
-from scmd.config import RunConfig
+from scmd.config import RunConfig, load_config
 from scmd.data.digits import DOMAINS
 from scmd.data.loader import DomainBatches
 from scmd.demo import demo_config, digits_folder
@@ -30,6 +30,7 @@ from scmd.loop import train
 from scmd.methods.scmd import SCMD
 from scmd.models.images import as_float
 from scmd.protocol.statistics import estimate_mean
+from scmd.run_folder import CONFIG
 from scmd.selection import phase, select
 from scmd.stepping import Stepper
 
@@ -48,6 +49,7 @@ def main(
     steps: int = 250,
     targets: tuple[str, ...] = DOMAINS,
     report_only: bool = False,
+    run: Path | None = None,
 ) -> None:
     """Run what is missing, then print the tables.
 
@@ -57,7 +59,12 @@ def main(
         steps: Optimizer steps.
         targets: Held-out domains to run; the tables have what is there of all.
         report_only: Run nothing.
+        run: Take the configuration of a finished run of SCMD instead, and say only how many
+            samples are kept alike on the way through it.
     """
+    if run is not None:
+        print(f"{run.name}: kept alike {kept_alike(load_config(run / CONFIG), 0.5):.2f}")
+        return
     out.mkdir(parents=True, exist_ok=True)
     images = digits_folder(out)
     if not report_only:
@@ -160,6 +167,7 @@ def kept_alike(config: RunConfig, resolution: float) -> float:
     )
     shares = []
     for step, batch in enumerate(run.loader(batches)):
+        batch = batch.to(run.device)
         if phase(step / settings.steps, exact.selection) == "select":
             kept = []
             for asked in (exact, reduced):

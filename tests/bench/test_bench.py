@@ -12,6 +12,7 @@ from scmd.bench.compare import LOADED, Timings, compare, mixed, ratio
 from scmd.bench.ours import Ours
 from scmd.bench.predicting import Predictor
 from scmd.bench.present import BEGIN, END, comparison_table, loader_table, table, write_between
+from scmd.bench.processes import seconds_of_mean_step
 from scmd.bench.reference import Reference, phases_of
 from scmd.bench.turns import Turn, side
 from scmd.bench.work import Work, write_photographs
@@ -80,6 +81,10 @@ def test_ours_is_not_slower_than_the_reference(work: Work):
     page = comparison_table(its_work, 2, times)
     assert "mean step of a run" in page
     assert str(found) in page
+
+
+def test_two_processes_share_a_step(work: Work):
+    assert seconds_of_mean_step(replace(work, batch_per_domain=4), 2) > 0
 
 
 def test_predicting_classifies_every_picture(work: Work):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scmd.bench.compare import Say, compare, mixed, ratio
+from scmd.bench.processes import PROCESSES, seconds_of_mean_step
 from scmd.bench.turns import side
 from scmd.bench.work import Work, write_photographs
 from scmd.data.folder import DomainImages, sample_id
@@ -36,6 +37,15 @@ def growth_of_batch(work: Work, rounds: int, say: Say) -> list[tuple[str, ...]]:
         (str(size), *_compared(replace(work, batch_per_domain=size), rounds, say))
         for size in BATCHES
     ]
+
+
+def growth_of_processes(work: Work, say: Say) -> list[tuple[str, ...]]:
+    """Rows: processes with one thread each that share a batch, seconds of a mean step of ours."""
+    rows = []
+    for processes in PROCESSES:
+        say(f"{processes} processes")
+        rows.append((str(processes), f"{seconds_of_mean_step(work, processes):.2f}"))
+    return rows
 
 
 def growth_of_images(say: Say) -> list[tuple[str, ...]]:

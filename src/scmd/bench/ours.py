@@ -45,7 +45,8 @@ class Ours:
         self.runner = Stepper(config, roles, folder, quiet, RandomTeacher(work))
         size = self.runner.size
         draw = torch.Generator().manual_seed(0)
-        domains, per_domain = len(roles.sources), work.batch_per_domain
+        shared_by = self.runner.accelerator.num_processes
+        domains, per_domain = len(roles.sources), work.batch_per_domain // shared_by
         rows = torch.cat([torch.from_numpy(rows[:1]) for rows in roles.train_rows()])
         self.batch = Batch(
             torch.randint(
@@ -55,7 +56,9 @@ class Ours:
             torch.arange(domains).repeat_interleave(per_domain),
             torch.from_numpy(roles.data.ids)[rows].repeat_interleave(per_domain),
         ).to(self.runner.device)
-        self.batches = DomainBatches(roles.data, roles.train_rows(), per_domain, 0, 0, STEPS)
+        self.batches = DomainBatches(
+            roles.data, roles.train_rows(), work.batch_per_domain, 0, 0, STEPS
+        )
         self.taken = 0
 
     def step(self, phase: str) -> None:

@@ -9,10 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from scmd.bench.compare import LOADED, Say, compare, compare_loaders, mixed
-from scmd.bench.growth import STEPS, growth_of_batch, growth_of_classes, growth_of_images
+from scmd.bench.growth import (
+    STEPS,
+    growth_of_batch,
+    growth_of_classes,
+    growth_of_images,
+    growth_of_processes,
+)
 from scmd.bench.machine_rates import best_rates, description
 from scmd.bench.ours import Ours
 from scmd.bench.predicting import Predictor
@@ -100,6 +107,9 @@ def bench(config: BenchConfig, console: Console) -> str:
             parts.append(table(["classes", *head], rows))
             rows = growth_of_batch(small, 1, say)
             parts.append(table(["images of a domain in a step", *head], rows))
+            head = ["processes of one thread each, on the CPU", "ours, s a step"]
+            if not torch.cuda.is_available():
+                parts.append(table(head, growth_of_processes(small, say)))
             head = ["images", f"s for the slots of {STEPS} steps of 4 × 32", "MB of the index"]
             parts.append(table(head, growth_of_images(say)))
     return "\n".join(parts)
