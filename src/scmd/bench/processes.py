@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import torch
 
 from scmd.bench.ours import Ours
 from scmd.bench.work import Work
@@ -27,7 +26,8 @@ def seconds_of_mean_step(work: Work, processes: int) -> float:
     settings = json.dumps(dataclasses.asdict(work), default=str)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
     command = [sys.executable, *torchrun, "-m", "scmd.bench.processes", settings]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
     if done.returncode:
         raise ScmdError(f"{processes} processes could not share a step: {done.stderr[-300:]}")
     return float(done.stdout.split()[-1])
@@ -35,7 +35,6 @@ def seconds_of_mean_step(work: Work, processes: int) -> float:
 
 def main(settings: str) -> None:
     """One of the processes; the first prints the seconds of a mean step."""
-    torch.set_num_threads(1)
     given = json.loads(settings)
     work = Work(**{**given, "data": Path(given["data"])})
     ours = Ours(work)
