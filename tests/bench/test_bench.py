@@ -14,6 +14,7 @@ from scmd.bench.predicting import Predictor
 from scmd.bench.present import BEGIN, END, comparison_table, loader_table, table, write_between
 from scmd.bench.processes import seconds_of_mean_step
 from scmd.bench.reference import Reference, phases_of
+from scmd.bench.run import BenchConfig
 from scmd.bench.turns import Turn, side
 from scmd.bench.work import Work, write_photographs
 from scmd.errors import ScmdError
@@ -129,6 +130,20 @@ def test_what_was_written_by_hand_stays(tmp_path: Path):
     with pytest.raises(ScmdError, match="no lines"):
         write_between(page, "new")
     assert page.read_text() == "# Mine\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rounds": 0}, "rounds = 0"),
+        ({"students": ()}, "no student"),
+        ({"students": ("resnet5",)}, "timm has no model 'resnet5'"),
+        ({"data": Path("nowhere")}, "no such folder: nowhere"),
+    ],
+)
+def test_what_cannot_be_timed_is_said_before_anything_runs(given: dict, message: str):
+    with pytest.raises(ScmdError, match=message):
+        BenchConfig(**given)
 
 
 @pytest.mark.parametrize("field", ["batch_per_domain", "image_size"])

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import timm
 import torch
 from rich.console import Console
 
@@ -55,6 +56,13 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ScmdError(f"rounds = {self.rounds}: give a whole number from 1")
+        if not self.students:
+            raise ScmdError("no student to time. Name timm models with --students")
+        for student in self.students:
+            if not timm.is_model(student):
+                raise ScmdError(f"timm has no model {student!r}. See timm.list_models()")
+        if self.data is not None and not self.data.is_dir():
+            raise ScmdError(f"no such folder: {self.data}. Give a folder domain/class/image")
 
 
 def bench(config: BenchConfig, console: Console) -> str:
