@@ -4,13 +4,18 @@ BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs setup clean
+SOAK := tests/soak tests/fuzz
+
+.PHONY: demo test soak check bench docs setup clean
 
 demo: setup  ## train ERM, KD and SCMD on the embedded digits
 	$(BIN)/scmd demo $(DEMO)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+soak: setup  ## kill runs at random moments, and feed all inputs with nonsense: ten minutes
+	SCMD_SOAK=1 $(BIN)/python -m pytest $(SOAK)
 
 check: setup  ## lint and types
 	$(BIN)/ruff format --check src tests scripts docs

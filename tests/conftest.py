@@ -10,10 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from soaking import SOAK
 
 # Before torch is imported, and for what the tests start: networks this small gain nothing from
 # threads, and on a busy machine the threads wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what only ``make soak`` runs."""
+    skip = pytest.mark.skip(reason="long; make soak runs it")
+    for item in items:
+        if item.get_closest_marker("soak") and not SOAK:
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
