@@ -113,16 +113,18 @@ def test_no_public_name_is_shadowed_by_a_module():
 def test_floors(project):
     """A lower floor never imports a higher one."""
     floors = [
-        {"errors", "seeds", "machine", "files", "progress", "store"},
+        {"errors", "limits", "seeds", "machine", "files"},
+        {"progress", "store", "stopping", "finite"},
         {"data"},
-        {"models", "losses", "losses_distillation", "selection"},
+        {"models", "losses", "losses_distillation", "losses_domains", "selection"},
         {"methods"},
         {"averaging", "swad", "soup", "checkpoint", "presets", "config", "cache"},
-        {"build", "evaluate", "efficiency", "records", "run_folder", "report", "deploy"},
-        {"estimate", "scoring", "summary"},
+        {"build", "evaluate", "efficiency", "records", "run_folder", "finished"},
+        {"report", "deploy"},
+        {"estimate", "scoring", "choosing", "summary"},
         {"stepping", "loop", "fit"},
         {"demo", "protocol", "bench"},
-        {"arguments", "commands"},
+        {"parsing", "arguments", "commands"},
         {"cli", "__init__"},
     ]
     floor_of = {name: index for index, names in enumerate(floors) for name in names}

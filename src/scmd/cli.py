@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from scmd.errors import ScmdError, ScmdWarning
+from scmd.errors import ScmdError, ScmdWarning, Stopped, printable
+from scmd.stopping import sigterm_as_exit
 
 COMMANDS = {
     "demo": "ERM, KD and SCMD on embedded handwritten digits, in minutes.",
@@ -25,6 +26,8 @@ COMMANDS = {
     "teacher eval": "Zero-shot accuracy of a teacher, per domain and class.",
     "data digits": "Write the embedded data set: handwritten digits in four styles.",
     "data halves": "Halve a data set: one half for a teacher, one for its students.",
+    "data get": "Fetch a benchmark set: PACS, VLCS, Office-Home, DomainNet and more.",
+    "data import": "Take a copy of a benchmark set that is there already, and check it.",
     "data check": "Look for bad, duplicate and misplaced images.",
 }
 
@@ -44,21 +47,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 where ``data check`` found errors or ``predict`` could classify no
-        image; 2 on bad input.
+        image; 2 on bad input; 128 and the signal's number if it was asked to stop.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _show_warning
     try:
-        return _run(argv)
+        with sigterm_as_exit():
+            return _run(argv)
     except ScmdError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left; nor can it be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # of the file system: full, gone, not allowed
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        what = error.strerror or str(error) or type(error).__name__
+        print(f"error: {printable(f'{where}{what}')}", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str]) -> int:
@@ -84,7 +96,7 @@ def _run(argv: list[str]) -> int:
 
 def _show_warning(message: Any, category: type[Warning], *rest: Any) -> None:
     if issubclass(category, ScmdWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

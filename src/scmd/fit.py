@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from scmd.data.splits import holdout_mask
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json
+from scmd.finite import Losses
 from scmd.machine import keep_memory
 from scmd.models.fit import (
     CONFIG,
@@ -41,7 +43,9 @@ from scmd.models.images import Normalize, as_float
 from scmd.models.prompts import class_texts
 from scmd.models.teacher import CARD, TeacherConfig
 from scmd.progress import TrainingProgress
+from scmd.run_folder import held, is_content
 from scmd.seeds import derive
+from scmd.stopping import Stop
 
 CHECKPOINTS, SETTINGS = "checkpoints", "fit.json"
 LOG_SCALE_MAX = math.log(100)
@@ -63,11 +67,13 @@ def fit_teacher(
         zero-shot accuracy on the images of each domain that it has not.
 
     Raises:
-        ScmdError: Bad data, weights or captions; the folder holds something else.
+        ScmdError: Bad data, weights or captions; the folder holds something else, or another
+            process writes to it.
+        Stopped: By Ctrl-C or SIGTERM, after a checkpoint.
     """
     out, console = Path(out), console or Console()
     if (out / CARD).exists() and resume:
-        console.print(f"{out} is finished already; nothing to resume")
+        console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / CARD)
     _check_folder(out, config, resume)
     keep_memory()
@@ -79,17 +85,15 @@ def fit_teacher(
     rows = [data.rows(domain)[~held_out[data.rows(domain)]] for domain in domains]
     torch.manual_seed(config.seed)
     start = open_start(config.model, config.from_scratch, config.image_tower_weights)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / SETTINGS, _settings(config))
-    fitted = _fit(config, data, domains, rows, start, out, resume, console)
-    save_open_clip(out, fitted, start.model_cfg, start.preprocess_cfg, config.half)
-    seen = np.zeros(len(data), dtype=bool)
-    seen[np.concatenate(rows)] = True
-    card = _card(config, data, domains, seen, start, out)
-    write_json(out / CARD, card)
-    for path in (out / CHECKPOINTS).glob("*.pt"):
-        path.unlink()
-    (out / CHECKPOINTS).rmdir()
+    with held(out):
+        write_json(out / SETTINGS, _settings(config))
+        fitted = _fit(config, data, domains, rows, start, out, resume, console)
+        save_open_clip(out, fitted, start.model_cfg, start.preprocess_cfg, config.half)
+        seen = np.zeros(len(data), dtype=bool)
+        seen[np.concatenate(rows)] = True
+        card = _card(config, data, domains, seen, start, out)
+        write_json(out / CARD, card)
+        shutil.rmtree(out / CHECKPOINTS)
     return card
 
 
@@ -134,7 +138,8 @@ def _fit(
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-    with TrainingProgress(console, first, config.steps, True) as progress:
+    stop, losses = Stop(), Losses()
+    with stop.listening(), TrainingProgress(console, first, config.steps, True) as progress:
         for step, batch in enumerate(loader, first):
             torch.manual_seed(derive("step", config.seed, step))
             for group in optimizer.param_groups:
@@ -145,10 +150,15 @@ def _fit(
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, LOG_SCALE_MAX)
-            if step % 10 == 0 or step == config.steps - 1:
-                progress.losses({"loss": _finite(loss.item(), step)})
+            losses.add(step, batch.sample_ids, {"loss": loss.detach()})
+            last = step == config.steps - 1
+            if step % 10 == 0 or last:
+                losses.check()
+                progress.losses({"loss": loss.item()})
             progress.step(len(batch.labels))
-            if (step + 1) % config.checkpoint_every == 0 or step == config.steps - 1:
+            stopping = stop.asked
+            if (step + 1) % config.checkpoint_every == 0 or last or stopping:
+                losses.check()
                 save_checkpoint(
                     out / CHECKPOINTS,
                     step + 1,
@@ -158,6 +168,8 @@ def _fit(
                         "optimizer": optimizer.state_dict(),
                     },
                 )
+            if stopping:
+                stop.leave(f"stopped after {step + 1} steps. Pass --resume to go on")
     fitted = interpolate(started_from, model.state_dict(), config.interpolate)
     return {name: value.cpu() for name, value in fitted.items()}
 
@@ -209,12 +221,6 @@ def _param_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str,
     ]
 
 
-def _finite(loss: float, step: int) -> float:
-    if not math.isfinite(loss):
-        raise ScmdError(f"step {step}: the loss is {loss}. Lower --lr; the last checkpoint is kept")
-    return loss
-
-
 def _card(
     config: FitConfig,
     data: DomainImages,
@@ -251,7 +257,7 @@ def _card(
 def _check_folder(out: Path, config: FitConfig, resume: bool) -> None:
     if out.is_file():
         raise ScmdError(f"{out} is a file. Choose another --out")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not any(is_content(path) for path in out.iterdir()):
         return
     if (
         not (out / SETTINGS).exists()

@@ -6,50 +6,43 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
+import torch
 from rich.console import Console
 from torch import Tensor
 
-from scmd.averaging import reestimate_batch_norm
-from scmd.build import (
-    Roles,
-    assign_roles,
-)
+from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
+from scmd.choosing import Best, Chooser, selects
 from scmd.config import RunConfig, flatten, plain
-from scmd.data.loader import (
-    Batch,
-    DomainBatches,
-)
+from scmd.data.loader import DomainBatches
 from scmd.errors import ScmdError, ScmdWarning
-from scmd.files import read_json
+from scmd.files import read_json, write_json
+from scmd.finite import Losses, NotFiniteError
 from scmd.machine import keep_memory
 from scmd.models.images import as_float
 from scmd.progress import TrainingProgress
-from scmd.records import MetricsLog, SelectionLog, check_samples, write_samples
-from scmd.run_folder import CHECKPOINTS, METRICS, SAMPLES, SUMMARY, check_folder, opened
+from scmd.records import MetricsLog, SelectionLog, check_samples, remove_parts, write_samples
+from scmd.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    NOT_FINITE,
+    SAMPLES,
+    SUMMARY,
+    check_folder,
+    opened,
+)
 from scmd.scoring import Scorer
 from scmd.stepping import Stepper
+from scmd.stopping import GivenUpError, Stop
 from scmd.summary import finish
 
-# A holdout accuracy below this part of the best one so far is called a collapse.
-COLLAPSE = 0.7
 BATCH_NORM_STEPS = 100
 """Steps whose batches SWAD re-estimates batch norm on, where it is not frozen."""
-
-
-@dataclass
-class Best:
-    """The weights that model selection would choose so far."""
-
-    step: int = -1
-    accuracy: float = -1.0
-    weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -76,12 +69,14 @@ def train(
     Raises:
         ScmdError: Bad configuration, data or weights; the folder is another run's; the loss is
             not finite.
+        Stopped: By Ctrl-C or SIGTERM, after a checkpoint.
     """
     out = Path(out)
     console = console or Console()
     check_folder(out, config, resume)
     if (out / SUMMARY).exists():
-        console.print(f"{out} is finished already; nothing to resume")
+        remove_parts(out)  # a kill may have left them
+        console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / SUMMARY)
     keep_memory()
     run = Run(config, assign_roles(config, console), out, console, shared or Shared(0))
@@ -92,12 +87,12 @@ def train(
         run.train(resume)
         if not run.is_main:
             return {}
-        best = run.best
+        best = run.chooser.best
         summary = finish(
             config, run.roles, run.method, best.step, best.weights, out, run.seconds, run.shared,
             run.precision, plots=shared is None,
         )  # fmt: skip
-        run.selections.remove_parts()
+        remove_parts(out)
         return summary
 
 
@@ -125,23 +120,17 @@ class Run(Stepper):
     ) -> None:
         super().__init__(config, roles, out, console, shared, ask)
         self.out = out
-        self.scorer = Scorer(config, self.roles, shared, self.accelerator)
-        self.best = Best()
+        scorer = Scorer(config, self.roles, shared, self.accelerator)
+        classes = len(roles.data.classes)
+        self.chooser = Chooser(config, classes, scorer, self.average, self._last_images)
         self.log: MetricsLog | None = None
         """Only the first process has one."""
         self.seconds = 0.0
         """Spent in the loop, over all sessions of the run."""
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of a guess."""
-        return 1 / len(self.roles.data.classes)
-
-    @property
-    def selects(self) -> bool:
-        """Whether the method trains on a part of its batches."""
-        selection = getattr(self.config.hparams, "selection", None)
-        return selection is not None and selection.rule != "all"
+        self.losses = Losses()
+        self.stop = Stop()
+        self.unscored = False
+        """Whether the score of the last step is still to be taken."""
 
     def train(self, resume: bool) -> None:
         """Run all steps that are left."""
@@ -180,23 +169,33 @@ class Run(Stepper):
             told = {k: str(v) for k, v in flatten(plain(asdict(self.config))).items()}
             self.accelerator.init_trackers("scmd", told)
         began = time.perf_counter() - self.seconds
-        with TrainingProgress(self.console, start, settings.steps, self.is_main) as progress:
+        with (
+            self.stop.listening(),
+            TrainingProgress(self.console, start, settings.steps, self.is_main) as progress,
+        ):
+            if self.unscored and self._score(start - 1, progress):
+                self._leave(start)
             for step, batch in enumerate(loader, start):
                 taken = self.step(batch.to(self.device), step)
                 if taken.decisions is not None:
                     selections.add(step, batch.sample_ids, taken.decisions)
-                if step % settings.log_every == 0 or step == settings.steps - 1:
-                    self._log(step, batch, taken.parts, progress)
-                progress.step(len(batch.labels) * processes)
+                self.losses.add(step, batch.sample_ids, taken.parts)
                 last = step == settings.steps - 1
+                if step % settings.log_every == 0 or last:
+                    self._log(step, taken.parts, progress)
+                progress.step(len(batch.labels) * processes)
                 if step % settings.evaluate_every == 0 or last:
-                    self._score(step, progress)
-                if (step + 1) % settings.checkpoint_every == 0 or last:
+                    self.unscored = self._score(step, progress)
+                stopping = self._stopping()
+                if (step + 1) % settings.checkpoint_every == 0 or last or stopping:
+                    self._check_losses()
                     selections.write_part(step + 1)
                     self.accelerator.wait_for_everyone()
                     self.seconds = time.perf_counter() - began
                     if self.log:
                         self._save(step + 1, self.log.sync())
+                if stopping:
+                    self._leave(step + 1)
         if self.log:
             self.log.close()
         if settings.tracker != "none":
@@ -205,61 +204,63 @@ class Run(Stepper):
         if self.is_main:
             selections.merge()
 
-    def _log(
-        self, step: int, batch: Batch, parts: dict[str, Tensor], progress: TrainingProgress
-    ) -> None:
+    def _stopping(self) -> bool:
+        """Whether somebody asked this process, or another one, to stop."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.asked
+        asked = torch.tensor(float(self.stop.asked), device=self.device)
+        return bool(cast(Tensor, self.accelerator.reduce(asked, "sum")) > 0)
+
+    def _leave(self, steps: int) -> None:
+        self.stop.leave(f"stopped after {steps} steps. Pass --resume to go on")
+
+    def _check_losses(self) -> None:
+        """See that every loss since the last check was finite; leave a file about one that is not.
+
+        Raises:
+            NotFiniteError: One was not.
+        """
+        try:
+            self.losses.check(lambda losses: cast(Tensor, self.accelerator.reduce(losses, "mean")))
+        except NotFiniteError as error:
+            if self.is_main:
+                about = {"step": error.step, "parts": error.parts, "sample_ids": error.sample_ids}
+                write_json(self.out / NOT_FINITE, about)
+            raise
+
+    def _log(self, step: int, parts: dict[str, Tensor], progress: TrainingProgress) -> None:
         """Write down the mean of the losses over the processes; of one, what it has."""
+        self._check_losses()
         means = {
             name: float(cast(Tensor, self.accelerator.reduce(value.float(), "mean")))
             for name, value in parts.items()
         }
-        _check_finite(means, step, batch)
         if self.log:
             self.log.write({"step": step, **means})
             self.accelerator.log({f"train/{name}": v for name, v in means.items()}, step)
         progress.losses(means)
 
-    def _score(self, step: int, progress: TrainingProgress) -> None:
+    def _score(self, step: int, progress: TrainingProgress) -> bool:
         """Score the averaged weights on the sources' holdout, and remember the best.
 
-        An average that chooses its steps by itself shows the live weights until the last step.
+        Returns:
+            Whether it was given up, since somebody asked to stop, and is to be done again.
         """
+        interrupted = False
         if self.log:
-            scores, loss = self.scorer.holdout(self.average.model)
-            self.average.scored(loss)
-            if self.average.chooses and step == self.config.training.steps - 1:
-                self.average.finish()
-                if not self.config.student.freeze_batch_norm:
-                    reestimate_batch_norm(self.average.model.backbone, self._last_images())
-                scores, loss = self.scorer.holdout(self.average.model)
-                self.best = Best()  # what the average has chosen, whatever was scored before
-            mean = float(np.mean(list(scores.values())))
-            line = {"step": step, "holdout": scores, "holdout_accuracy": mean}
-            if self.average.chooses:
-                line["holdout_loss"] = loss
-            if self.config.training.score_held_out:
-                line["held_out"] = self.scorer.held_out(self.average.model)
-            self.log.write(line)
-            tracked = {f"holdout/{domain}": score for domain, score in scores.items()}
-            self.accelerator.log({**tracked, "holdout/mean": mean}, step)
-            progress.score(step, mean)
-            if mean > self.best.accuracy:
-                weights = self.average.model.state_dict()
-                self.best = Best(step, mean, {n: w.clone() for n, w in weights.items()})
-            elif mean < COLLAPSE * self.best.accuracy and self.best.accuracy > 2 * self.chance:
-                warnings.warn(
-                    f"step {step}: the holdout accuracy of the sources fell to {mean:.3f}, from "
-                    f"{self.best.accuracy:.3f} at step {self.best.step}. Lower --lr"
-                    + (
-                        ", keep more of each batch (--selection.fraction), or warm up "
-                        "(--selection.warmup)"
-                        if self.selects
-                        else ""
-                    ),
-                    ScmdWarning,
-                    stacklevel=2,
-                )
+            alone = self.accelerator.num_processes == 1
+            try:
+                line = self.chooser.score(step, self.stop.watch if alone else iter)
+            except GivenUpError:
+                interrupted = True
+            else:
+                self.log.write(line)
+                tracked = {f"holdout/{name}": score for name, score in line["holdout"].items()}
+                mean = line["holdout_accuracy"]
+                self.accelerator.log({**tracked, "holdout/mean": mean}, step)
+                progress.score(step, mean)
         self.accelerator.wait_for_everyone()
+        return interrupted
 
     def _last_images(self) -> Iterator[Tensor]:
         """Float images of the last steps' batches, once more."""
@@ -275,14 +276,19 @@ class Run(Stepper):
                     f"step {steps - 1}: the weights of {name} are not finite any more. "
                     "Lower --lr; the checkpoint before is kept"
                 )
-        about = {"steps": steps, "log": log_length, "seconds": self.seconds}
-        state = {**self.state_dict(), **about, "best": vars(self.best)}
+        about = {
+            "steps": steps,
+            "log": log_length,
+            "seconds": self.seconds,
+            "unscored": self.unscored,
+        }
+        state = {**self.state_dict(), **about, "best": vars(self.chooser.best)}
         save_checkpoint(self.out / CHECKPOINTS, steps, state)
 
     def _restore(self, state: dict[str, Any]) -> int:
         self.load_state_dict(state, self.out)
-        self.best = Best(**state["best"])
-        self.seconds = state["seconds"]
+        self.chooser.best = Best(**state["best"])
+        self.seconds, self.unscored = state["seconds"], state["unscored"]
         return int(state["steps"])
 
     def _announce(self, start: int) -> None:
@@ -293,7 +299,7 @@ class Run(Stepper):
             f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}",
             markup=False,
         )
-        if self.accelerator.num_processes > 1 and self.selects:
+        if self.accelerator.num_processes > 1 and selects(self.config):
             warnings.warn(
                 f"each of the {self.accelerator.num_processes} processes selects within its own "
                 "share of a batch, not over the whole of it",
@@ -304,13 +310,3 @@ class Run(Stepper):
             self.console.print(f"resuming after {start} of {settings.steps} steps")
         if start < settings.steps and not self.console.quiet:
             self.console.print(str(self.estimated(start)))
-
-
-def _check_finite(parts: dict[str, float], step: int, batch: Batch) -> None:
-    if not np.isfinite(parts["loss"]):
-        ids = ", ".join(str(int(i)) for i in batch.sample_ids[:5])
-        raise ScmdError(
-            f"step {step}: the loss is {parts['loss']} "
-            f"({', '.join(f'{name} {value:.4g}' for name, value in parts.items())}; "
-            f"samples {ids}, ...). Lower --lr; the last checkpoint is kept"
-        )

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from scmd.data.folder import DomainImages
 from scmd.errors import ScmdError
-from scmd.files import writing_aside
+from scmd.files import cannot_write, writing_aside
 from scmd.run_folder import SELECTION
 from scmd.selection import Decisions
 
@@ -30,6 +31,7 @@ SELECTION_SCHEMA = pa.schema(
         ("kept", pa.bool_()),
     ]
 )
+PARTS = "selection"
 _PART = re.compile(r"part-(\d{8})-(\d{8})-(\d{3})\.parquet")
 
 
@@ -40,19 +42,43 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, length: int = 0) -> None:
-        self._file = path.open("ab")
-        self._file.truncate(length)
+        self.path = path
+        with self._writing():
+            self._file = path.open("ab", buffering=0)
+            if self._file.tell() < length:
+                raise ScmdError(
+                    f"{path} is shorter than when the checkpoint was written. Restore it, or train "
+                    "anew with another --out"
+                )
+            self._file.truncate(length)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
+        """Append one line.
+
+        Raises:
+            ScmdError: It cannot be written.
+        """
+        with self._writing():
+            rest = json.dumps(line).encode() + b"\n"
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def sync(self) -> int:
-        """Flush to the disk; returns the length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Flush to the disk; returns the length in bytes.
+
+        Raises:
+            ScmdError: It cannot be written.
+        """
+        with self._writing():
+            os.fsync(self._file.fileno())
         return self._file.tell()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -60,9 +86,26 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The lines of a ``metrics.jsonl``.
+
+    Raises:
+        ScmdError: It is missing or damaged; the message names the line.
+    """
+    lines: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for text in file:
+                line = json.loads(text)
+                if not isinstance(line, dict):
+                    raise ValueError("no object")
+                lines.append(line)
+    except OSError as error:
+        raise ScmdError(f"{path} cannot be read: {error.strerror}. Train again") from error
+    except (ValueError, RecursionError) as error:
+        raise ScmdError(
+            f"{path} is damaged: line {len(lines) + 1}: {error}. Restore it, or train again"
+        ) from error
+    return lines
 
 
 class SelectionLog:
@@ -76,7 +119,7 @@ class SelectionLog:
     """
 
     def __init__(self, folder: Path, seed: int, start: int = 0, process: int = 0) -> None:
-        self.folder = folder / "selection"
+        self.folder = folder / PARTS
         self.merged = folder / SELECTION
         self.seed, self.start, self.process = seed, start, process
         self._pending: list[tuple[int, Tensor, Decisions]] = []
@@ -111,19 +154,11 @@ class SelectionLog:
         parts = [path for path, _ in self._parts()] if self.folder.exists() else []
         if not parts:
             return
-        with (
-            writing_aside(self.merged) as file,
-            pq.ParquetWriter(file, SELECTION_SCHEMA, compression="zstd") as writer,
-        ):
-            for path in parts:
-                try:
-                    writer.write_table(pq.read_table(path))
-                except pa.ArrowException as error:
-                    raise ScmdError(f"{path} is damaged: {error}. Train again") from error
-
-    def remove_parts(self) -> None:
-        """Remove what ``merge`` has merged; the last thing that a run does."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # By step, then process, so that the file does not depend on where a run was stopped.
+        whole = pa.concat_tables([_read_part(path) for path in parts])
+        order = np.argsort(whole["step"].to_numpy(), kind="stable")
+        with writing_aside(self.merged) as file:
+            pq.write_table(whole.take(order).combine_chunks(), file, compression="zstd")
 
     def _parts(self) -> list[tuple[Path, int]]:
         found = ((path, _PART.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
@@ -139,6 +174,18 @@ class SelectionLog:
         ]
         seed = np.full(len(columns[0]), self.seed, dtype=np.int32)
         return pa.table([seed, *columns], schema=SELECTION_SCHEMA)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove from a run's folder what was merged; the last thing that a run does."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
+def _read_part(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=SELECTION_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise ScmdError(f"{path} is damaged: {error}. Train again") from error
 
 
 def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
@@ -168,7 +215,12 @@ def check_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
     Raises:
         ScmdError: A sample was added, removed, or has another role.
     """
-    table = pq.read_table(path, columns=["sample_id", "path", "split"]).to_pydict()
+    try:
+        table = pq.read_table(path, columns=["sample_id", "path", "split"]).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise ScmdError(
+            f"{path} is damaged: {error}. Restore it, or train anew with another --out"
+        ) from error
     before = dict(zip(table["path"], table["split"], strict=True))
     now = dict(zip(data.paths, split.tolist(), strict=True))
     if before == now:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from scmd.config import RunConfig, differences, load_config, save_config
 from scmd.errors import ScmdError
+from scmd.files import ASIDE, locked, remove_asides
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.parquet"
 SELECTION = "selection.parquet"
 SUMMARY = "summary.json"
+NOT_FINITE = "not_finite.json"
+"""Step, losses and sample ids, where a loss was not finite."""
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_HELD: set[Path] = set()
+"""The folders that this process holds."""
+
+
+class HeldError(ScmdError):
+    """Another process holds a run's folder."""
 
 
 def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
@@ -41,33 +49,54 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
                 f"{out} was started with another configuration ({'; '.join(changed[:3])}). "
                 f"Pass --config {out / CONFIG} and nothing else to resume it as it was"
             )
-    elif any(path.name != _LOCK for path in out.iterdir()):
+    elif any(is_content(path) for path in out.iterdir()):
         raise ScmdError(f"{out} is not empty and holds no run. Choose another --out")
+
+
+def is_content(path: Path) -> bool:
+    """Whether a file is more than what a process that was killed at once may leave."""
+    return path.name != _LOCK and not path.name.endswith(ASIDE)
 
 
 @contextmanager
 def opened(out: Path, config: RunConfig) -> Iterator[None]:
     """Make the folder, write the configuration, and keep other processes out.
 
-    The lock goes with the process, however it ends.
-
     Raises:
         ScmdError: The folder cannot be written, or another process holds it.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / _LOCK).open("w")
-    except OSError as error:
-        raise ScmdError(
-            f"{out} cannot be written: {error.strerror}. Choose another --out"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ScmdError(
-                f"another process is training in {out}. Wait for it, or choose another --out"
-            ) from error
+    with held(out):
         if not (out / CONFIG).exists():
             save_config(config, out / CONFIG)
+        yield
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Make a folder and keep other processes out of it; what this process holds, it may enter.
+
+    Raises:
+        HeldError: Another process holds it.
+        ScmdError: It cannot be written.
+    """
+    if out.resolve() in _HELD:
+        yield
+        return
+
+    def refuse() -> None:
+        raise HeldError(
+            f"another process is training in {out}. Wait for it, or choose another --out"
+        )
+
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out / _LOCK, refuse))
+        except OSError as error:
+            raise ScmdError(
+                f"{out} cannot be written: {error.strerror}. Choose another --out"
+            ) from error
+        remove_asides(out)
+        _HELD.add(out.resolve())
+        stack.callback(_HELD.discard, out.resolve())
         yield

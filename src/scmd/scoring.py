@@ -15,6 +15,7 @@ from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
 from scmd.losses import classification
 from scmd.methods import Method
 from scmd.models.student import evaluating
+from scmd.stopping import Watch
 
 
 class Scorer:
@@ -33,14 +34,19 @@ class Scorer:
         self.config, self.roles, self.shared = config, roles, shared
         self.accelerator = accelerator
 
-    def holdout(self, model: Method) -> tuple[dict[str, float], float]:
-        """Accuracy on every source's holdout, as model selection compares it, and the mean loss."""
+    def holdout(self, model: Method, watch: Watch = iter) -> tuple[dict[str, float], float]:
+        """Accuracy on every source's holdout, as model selection compares it, and the mean loss.
+
+        Args:
+            model: What is scored.
+            watch: Goes through the batches, and raises to give up.
+        """
         roles, settings = self.roles, self.config.data
         transform = None
         if settings.augment_holdout:
             transform = Augmentation(settings.image_size, settings.flip, settings.augmentation)
         rows = [roles.rows(domain, "holdout") for domain in roles.sources]
-        logits = self._logits(model, np.concatenate(rows), transform)
+        logits = self._logits(model, np.concatenate(rows), watch, transform)
         scores, losses, start = {}, [], 0
         for domain, part in zip(roles.sources, rows, strict=True):
             labels = torch.from_numpy(roles.data.labels[part]).long()
@@ -50,7 +56,7 @@ class Scorer:
             start += len(part)
         return scores, float(np.mean(losses))
 
-    def held_out(self, model: Method) -> dict[str, dict[str, float]]:
+    def held_out(self, model: Method, watch: Watch = iter) -> dict[str, dict[str, float]]:
         """Accuracy on the target, whole and by DomainBed's parts, and on what is left out.
 
         The run itself never looks at them.
@@ -59,7 +65,7 @@ class Scorer:
         held_out = [*([roles.target] if roles.target else []), *roles.left_out]
         for domain in held_out:
             rows = roles.rows(domain, "target", "target-holdout", "left-out")
-            logits = self._logits(model, rows)
+            logits = self._logits(model, rows, watch)
             labels = torch.from_numpy(roles.data.labels[rows]).long()
             scores[domain] = {"accuracy": accuracy(logits, labels)}
             if domain == roles.target:
@@ -69,7 +75,11 @@ class Scorer:
         return scores
 
     def _logits(
-        self, model: Method, rows: np.ndarray, transform: Augmentation | None = None
+        self,
+        model: Method,
+        rows: np.ndarray,
+        watch: Watch,
+        transform: Augmentation | None = None,
     ) -> Tensor:
         """Logits [n, C] of a method. All rows in one pass: workers start once."""
         batches = self.shared.evaluation_batches(
@@ -81,4 +91,4 @@ class Scorer:
             transform,
         )
         with evaluating(model), self.accelerator.autocast():
-            return collect_logits(model.predict, batches, self.accelerator.device)
+            return collect_logits(model.predict, watch(batches), self.accelerator.device)

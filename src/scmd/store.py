@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from scmd.errors import ScmdError
+from scmd.files import locked, remove_asides
 
 ROOT_VARIABLE = "SCMD_CACHE"
 _LOCK = ".lock"
@@ -37,18 +37,14 @@ def exclusive(folder: Path, waiting: Callable[[], None] = lambda: None) -> Itera
     Raises:
         ScmdError: The folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise ScmdError(
-            f"the cache {folder} cannot be written: {error.strerror}. Set {ROOT_VARIABLE} to "
-            "another folder"
-        ) from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / _LOCK, waiting))
+        except OSError as error:
+            raise ScmdError(
+                f"the cache {folder} cannot be written: {error.strerror}. Set {ROOT_VARIABLE} to "
+                "another folder"
+            ) from error
+        remove_asides(folder)
         yield

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scmd.errors import BadImageError
+from scmd.stopping import ignore_signals
 
 AHEAD = 2
 """Batches that a worker makes before they are asked for."""
@@ -97,6 +98,7 @@ def filled(
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # else it draws from the global one
         collate_fn=_as_it_is,
+        worker_init_fn=leave_signals,
     )
     for number, made in enumerate(loader):
         if isinstance(made, BadImageError):
@@ -109,6 +111,11 @@ def filled(
         elif pin:
             images = images.pin_memory()
         yield images, said
+
+
+def leave_signals(worker: int) -> None:
+    """Of a DataLoader's worker: be stopped by the parent alone, which gets the signals, too."""
+    ignore_signals()
 
 
 def _as_it_is(made: Any) -> Any:

@@ -1,0 +1,96 @@
+"""Stopping when asked to: the step that is being taken is finished first, and checkpointed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from scmd.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+T = TypeVar("T")
+
+
+class GivenUpError(Exception):
+    """Raised within what can be given up half-way and done again."""
+
+
+class Stop:
+    """Whether somebody asked to stop: Ctrl-C (SIGINT), or SIGTERM. Once more acts as usual."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Take the signals while inside; outside the main thread, where none arrive, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+        def take(number: int, frame: Any) -> None:
+            self.signal = number
+            for one, handler in before.items():
+                signal.signal(one, handler)
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+
+        for number in SIGNALS:
+            signal.signal(number, take)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def watch(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, until somebody asks to stop.
+
+        Raises:
+            GivenUpError: Somebody did.
+        """
+        for item in items:
+            if self.asked:
+                raise GivenUpError
+            yield item
+
+    def leave(self, what: str) -> None:
+        """Raise Stopped with what is to be said."""
+        raise Stopped(what, self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the program, so that what is half-written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise Stopped("stopped", number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def ignore_signals() -> None:
+    """For workers: their parent, which gets the same signals, tells them when to leave."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+Watch = Callable[[Iterable[Any]], Iterator[Any]]
+"""What gives up on a loop: ``Stop.watch``, or ``iter``, which never does."""
