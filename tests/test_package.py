@@ -113,13 +113,13 @@ def test_no_public_name_is_shadowed_by_a_module():
 def test_floors(project):
     """A lower floor never imports a higher one."""
     floors = [
-        {"errors", "limits", "seeds", "machine", "files"},
-        {"progress", "store", "stopping", "finite"},
+        {"errors", "limits", "redact", "seeds", "machine", "files"},
+        {"progress", "store", "processes", "stopping", "finite"},
         {"data"},
         {"models", "losses", "losses_distillation", "losses_domains", "selection"},
         {"methods"},
         {"averaging", "swad", "soup", "checkpoint", "presets", "config", "cache"},
-        {"build", "evaluate", "efficiency", "records", "run_folder", "finished"},
+        {"build", "evaluate", "efficiency", "records", "run_folder", "finished", "provenance"},
         {"report", "deploy"},
         {"estimate", "scoring", "choosing", "summary"},
         {"stepping", "loop", "fit"},

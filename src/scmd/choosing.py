@@ -110,7 +110,7 @@ class Chooser:
             )
 
     def _way_out(self) -> str:
-        if not selects(self.config):
+        if not _selects(self.config):
             return "Lower --lr"
         return (
             "Lower --lr, keep more of each batch (--selection.fraction), or warm up "
@@ -118,7 +118,7 @@ class Chooser:
         )
 
 
-def selects(config: RunConfig) -> bool:
+def _selects(config: RunConfig) -> bool:
     """Whether the method trains on a part of its batches."""
     selection = getattr(config.hparams, "selection", None)
     return selection is not None and selection.rule != "all"

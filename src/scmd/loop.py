@@ -17,7 +17,7 @@ from torch import Tensor
 from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
-from scmd.choosing import Best, Chooser, selects
+from scmd.choosing import Best, Chooser
 from scmd.config import RunConfig, flatten, plain
 from scmd.data.loader import DomainBatches
 from scmd.errors import ScmdError, ScmdWarning
@@ -299,13 +299,6 @@ class Run(Stepper):
             f"{len(roles.data.classes)} classes), target: {roles.target or 'none'}",
             markup=False,
         )
-        if self.accelerator.num_processes > 1 and selects(self.config):
-            warnings.warn(
-                f"each of the {self.accelerator.num_processes} processes selects within its own "
-                "share of a batch, not over the whole of it",
-                ScmdWarning,
-                stacklevel=2,
-            )
         if start:
             self.console.print(f"resuming after {start} of {settings.steps} steps")
         if start < settings.steps and not self.console.quiet:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from scmd import processes
 from scmd.errors import ScmdError
 
 Phase = Literal["whole", "select"]
@@ -122,3 +123,33 @@ def select(losses: Tensor, domains: Tensor, config: SelectionConfig) -> Tensor:
         inside = domains == domain
         kept[inside] = hardest(ranked[inside], config.fraction)
     return kept
+
+
+class Chosen(NamedTuple):
+    """What a process does with its share of a batch."""
+
+    kept: Tensor
+    """bool [B / N], of its own samples."""
+    trained: Tensor
+    """bool [B / N], what goes through the network: ``kept``, or one sample, so that a process that
+    keeps nothing still takes part in the backward pass."""
+    weight: float | Tensor
+    """Of its mean loss: N times the part that it has of what is kept, so that the mean of the
+    processes' gradients is the gradient of the mean loss of all that is kept."""
+
+
+def select_over_processes(losses: Tensor, domains: Tensor, config: SelectionConfig) -> Chosen:
+    """``select`` in the whole batch, whoever has which part of it; arguments are the process's own.
+
+    N processes keep what one would, and draw what one would for ``random``.
+    """
+    if processes.number() == 1:
+        kept = select(losses, domains, config)
+        return Chosen(kept, kept, 1.0)
+    whole = select(processes.whole_batch(losses), processes.whole_batch(domains), config)
+    whole = processes.as_first(whole.to(torch.uint8)).bool()
+    kept = processes.own_share(whole)
+    trained = kept.clone()
+    if not kept.any():
+        trained[0] = True
+    return Chosen(kept, trained, processes.number() * kept.sum() / whole.sum())

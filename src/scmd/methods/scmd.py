@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from scmd import processes
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
 from scmd.losses import (
@@ -27,7 +28,7 @@ from scmd.methods.search import Choice, SearchSpace, Uniform
 from scmd.models.images import as_float
 from scmd.models.student import evaluating
 from scmd.models.teacher import Teacher
-from scmd.selection import Decisions, SelectionConfig, phase, select
+from scmd.selection import Decisions, SelectionConfig, phase, select_over_processes
 
 LOG_SCALE_START = math.log(1 / 0.07)
 LOG_SCALE_MAX = math.log(100)
@@ -98,20 +99,25 @@ class SCMD(ProjectingMethod):
         config = self.config
         images = as_float(batch.images)
         by_teacher = config.selection.rule == "kd-loss"
-        losses = kept = opinion = None
+        losses = chosen = opinion = None
         if phase(progress, config.selection) == "select":
             if by_teacher:
                 opinion = self._opinion(images, batch.teacher_ids)
             losses = self.selection_losses(images, batch.labels, opinion)
-            kept = select(losses, batch.domains, config.selection)
+            chosen = select_over_processes(losses, batch.domains, config.selection)
         x, y, ids = (
-            t if kept is None else t[kept] for t in (images, batch.labels, batch.teacher_ids)
+            t if chosen is None else t[chosen.trained]
+            for t in (images, batch.labels, batch.teacher_ids)
         )
 
         features = self.backbone(x)
         student_logits = self.classifier(features)
         # What was asked for selecting is not asked again.
-        teacher_logits = opinion[kept] if opinion is not None else self._opinion(x, ids)
+        teacher_logits = (
+            opinion[chosen.trained]
+            if chosen is not None and opinion is not None
+            else self._opinion(x, ids)
+        )
         ce = focal_classification(student_logits, y, config.focal_gamma)
         distilled = logit_distillation(teacher_logits, student_logits, config.temperature)
         aligned = cross_modality_distillation(
@@ -127,13 +133,16 @@ class SCMD(ProjectingMethod):
             if by_teacher
             else sample_cross_entropy(student_logits.detach(), y)
         )
+        # In the log's mean over the processes, each part is that of the whole batch.
+        weight = 1.0 if chosen is None else chosen.weight
+        kept = torch.ones_like(batch.labels, dtype=torch.bool) if chosen is None else chosen.kept
         return {
-            "loss": loss,
-            "ce": ce.detach(),
-            "logits": distilled.detach(),
-            "cm": aligned.detach(),
-            "kept": torch.tensor(len(y), device=y.device),
-            "decisions": _decisions(losses, kept, compared),
+            "loss": weight * loss,
+            "ce": weight * ce.detach(),
+            "logits": weight * distilled.detach(),
+            "cm": weight * aligned.detach(),
+            "kept": kept.sum() * processes.number(),
+            "decisions": Decisions(_known(losses, kept, compared), kept),
         }
 
     @torch.no_grad()
@@ -197,12 +206,15 @@ def _check_reduced(backbone: nn.Module, resolution: float) -> None:
         ) from error
 
 
-def _decisions(losses: Tensor | None, kept: Tensor | None, trained: Tensor) -> Decisions:
-    """In a whole-batch step, and for ``random``, the losses of the training forward serve."""
-    if losses is None or kept is None:
-        return Decisions(trained, torch.ones_like(trained, dtype=torch.bool))
-    return Decisions(torch.where(kept & losses.isnan(), _scatter(kept, trained), losses), kept)
+def _known(losses: Tensor | None, kept: Tensor, trained: Tensor) -> Tensor:
+    """In a whole-batch step, and for ``random``, the losses of the training forward serve.
 
-
-def _scatter(kept: Tensor, values: Tensor) -> Tensor:
-    return torch.zeros(kept.shape, device=values.device).masked_scatter(kept, values)
+    Args:
+        losses: What was compared, [B]; None in a whole-batch step.
+        kept: bool [B].
+        trained: Of what is kept, in order; ignored where nothing is.
+    """
+    if losses is None:
+        return trained
+    scattered = torch.zeros(kept.shape, device=trained.device).masked_scatter(kept, trained)
+    return torch.where(kept & losses.isnan(), scattered, losses)
