@@ -73,6 +73,7 @@ def fit_teacher(
     """
     out, console = Path(out), console or Console()
     if (out / CARD).exists() and resume:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # a kill may have left them
         console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / CARD)
     _check_folder(out, config, resume)

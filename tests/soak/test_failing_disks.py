@@ -107,7 +107,7 @@ def test_read_only_folder_is_said(images, clip_folder, tmp_path, small_disk, cap
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_log_on_a_full_disk_is_said(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log._file = Path("/dev/full").open("ab", buffering=0)
+    log._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
     with pytest.raises(ScmdError, match=r"metrics.jsonl cannot be written: No space left.* Make"):
         log.write({"step": 0})
 
