@@ -33,8 +33,13 @@ from scmd.methods.vrex import VREx, variance
 from scmd.models.images import Normalize
 from scmd.models.student import StudentConfig, TimmBackbone, create_backbone
 
-BASELINES = ("coral", "dann", "groupdro", "irm", "miro", "mixup", "mldg", "rsc", "vrex")
-PER_DOMAIN = ("coral", "groupdro", "irm", "mixup", "mldg", "vrex")
+BASELINES = (
+    "arm", "causirl", "coral", "dann", "eqrm", "fishr", "groupdro", "irm", "miro", "mixstyle",
+    "mixup", "mldg", "mmd", "rsc", "sagnet", "sd", "vrex",
+)  # fmt: skip
+PER_DOMAIN = (
+    "arm", "causirl", "coral", "eqrm", "fishr", "groupdro", "irm", "mixup", "mldg", "mmd", "vrex",
+)  # fmt: skip
 DOMAINS = 3
 LATE = 0.9
 

@@ -205,7 +205,7 @@ def test_search_ranges_for_all_methods_and_for_one(images):
     [
         ({"data": ""}, "no data given"),
         ({"methods": "emr"}, "there is no method 'emr'. Did you mean 'erm'"),
-        ({"methods": "qqq"}, "Choose from zero-shot, linear-probe, erm"),
+        ({"methods": "qqq"}, "Choose from zero-shot, linear-probe, fine-tuned, erm"),
         ({"methods": " , "}, "empty list of names"),
         ({"methods": "erm@swda"}, "'erm@swda': after @ stands an average"),
         ({"methods": "erm@"}, "after @ stands an average"),

@@ -8,15 +8,12 @@ covariances only, and their squared distance over 4 F².
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from scmd.data.loader import Batch
 from scmd.losses import classification
+from scmd.losses_domains import coral_distance
 from scmd.methods.base import Method, MethodConfig, Output
 from scmd.methods.per_domain import rows_by_domain
 from scmd.methods.search import LogUniform, SearchSpace
@@ -55,22 +52,3 @@ class CORAL(Method):
         )
         loss = ce + self.config.penalty_weight * penalty
         return {"loss": loss, "ce": ce.detach(), "penalty": penalty.detach()}
-
-
-def coral_distance(domains: list[Tensor]) -> Tensor:
-    """The mean, over pairs of domains, of the mean squared differences of means and covariances.
-
-    Args:
-        domains: Per domain its features, [n, F] with n ≥ 2; the covariance is over n - 1.
-
-    Returns:
-        A scalar, float32; 0 for equal features.
-    """
-    # Autocast would multiply the covariances in half precision.
-    with torch.autocast(domains[0].device.type, enabled=False):
-        moments = [(f.float().mean(0), f.float().T.cov()) for f in domains]
-    distances = [
-        (mean - other_mean).square().mean() + (covariance - other_covariance).square().mean()
-        for (mean, covariance), (other_mean, other_covariance) in itertools.combinations(moments, 2)
-    ]
-    return torch.stack(distances).mean()

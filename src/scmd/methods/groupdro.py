@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from scmd.data.loader import Batch
-from scmd.errors import ScmdError
 from scmd.losses import sample_cross_entropy
 from scmd.methods.base import Method, MethodConfig, Output
-from scmd.methods.per_domain import domain_risks
+from scmd.methods.per_domain import domain_risks, require_domains
 from scmd.methods.search import LogUniform, SearchSpace
 from scmd.models.images import as_float
 from scmd.models.teacher import Teacher
@@ -64,11 +63,7 @@ class GroupDRO(Method):
         """Σ_d q_d · risk_d with this step's q."""
         losses = sample_cross_entropy(self.predict(as_float(batch.images)), batch.labels)
         risks = domain_risks(losses, batch.domains)
-        if len(risks) != self.num_domains:
-            raise ScmdError(
-                f"the batch is of {len(risks)} domains, the method was built for "
-                f"{self.num_domains}. Give it images of every source in every step"
-            )
+        require_domains(len(risks), self.num_domains)
         q = self.q * (self.config.eta * risks.detach()).exp()
         self._next_q = q / q.sum()
         loss = (self._next_q * risks).sum()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scmd.errors import ScmdError
 from scmd.models.student import TimmBackbone, evaluating
 
 MAX_STAGES = 5
@@ -31,6 +32,38 @@ def layer_features(backbone: nn.Module, names: Sequence[str], images: Tensor) ->
         for hook in hooks:
             hook.remove()
     return [pooled, *(found.get(name) for name in names)]
+
+
+def changed_features(
+    backbone: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]], images: Tensor
+) -> Tensor:
+    """The pooled features [B, F] of images, where the outputs of named modules are changed.
+
+    The hooks are there during this call only.
+
+    Args:
+        backbone: As in ``layer_features``.
+        changes: What becomes of the output of each of the modules, by their names.
+        images: What the backbone takes.
+    """
+
+    def change(name: str) -> Any:
+        return lambda module, inputs, output: changes[name](output)
+
+    hooks = [backbone.get_submodule(name).register_forward_hook(change(name)) for name in changes]
+    try:
+        return backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def known_features(backbone: nn.Module, method: str) -> int:
+    """F, which a backbone tells as ``num_features``; a ScmdError that names the method without."""
+    num_features: Any = getattr(backbone, "num_features", None)
+    if num_features is None:
+        raise ScmdError(f"{method} needs a backbone with num_features. Give it that attribute")
+    return int(num_features)
 
 
 @torch.no_grad()

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scmd.data.loader import Batch
-from scmd.errors import ScmdError
 from scmd.losses import classification
 from scmd.methods.base import Held, Method, MethodConfig, Output
-from scmd.methods.layers import channel_place, layer_features, stages
+from scmd.methods.layers import channel_place, known_features, layer_features, stages
 from scmd.methods.search import Choice, SearchSpace
 from scmd.models.images import as_float
 from scmd.models.teacher import Teacher
@@ -70,14 +69,12 @@ class MIRO(Method):
         num_domains: int | None = None,
     ) -> None:
         super().__init__(backbone, teacher, config, num_classes, num_domains)
-        num_features: Any = getattr(backbone, "num_features", None)
-        if num_features is None:
-            raise ScmdError("MIRO needs a backbone with num_features. Give it that attribute")
+        num_features = known_features(backbone, "MIRO")
         start = copy.deepcopy(backbone).requires_grad_(False).eval()
         self._start = Held(start)
         self._stages = stages(start)
         bias = math.log(math.expm1(VARIANCE_START - VARIANCE_MIN))
-        channels = (int(num_features), *self._stages.values())
+        channels = (num_features, *self._stages.values())
         self.variances = nn.ParameterList([torch.full((count,), bias) for count in channels])
 
     def _apply(self, fn: Any, recurse: bool = True) -> MIRO:

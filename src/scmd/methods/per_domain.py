@@ -52,6 +52,15 @@ def domain_risks(losses: Tensor, domains: Tensor) -> Tensor:
     return torch.stack([losses[rows].mean() for rows in rows_by_domain(domains)])
 
 
+def require_domains(found: int, expected: int) -> None:
+    """Raise a ScmdError unless a batch has as many domains as the method was built for."""
+    if found != expected:
+        raise ScmdError(
+            f"the batch is of {found} domains, the method was built for {expected}. Give it "
+            "images of every source in every step"
+        )
+
+
 def random_pairs(number: int) -> list[tuple[int, int]]:
     """D pairs of domains, a ring in random order: each is once the first and once the second.
 

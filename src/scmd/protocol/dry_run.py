@@ -17,6 +17,7 @@ from scmd.loop import estimate_run
 from scmd.methods import METHODS
 from scmd.protocol.plan import PlannedRun
 from scmd.protocol.runner import DONE
+from scmd.protocol.settings import FINE_TUNED
 
 
 def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
@@ -37,6 +38,8 @@ def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
         if finished:
             seconds = float(np.mean([read_json(done)["seconds"] for done in finished]))
             source = "finished runs"
+        elif label == FINE_TUNED:
+            seconds, source = 0.0, "not timed before one is finished"
         elif own[0].reference:
             seconds, source = 0.0, "no training"
         else:

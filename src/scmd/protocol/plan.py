@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
@@ -18,14 +17,20 @@ from scmd.averaging import AverageName
 from scmd.config import RunConfig, config_from, merge, plain, read_toml
 from scmd.data.folder import load_domains, resolve_domain
 from scmd.errors import ScmdError
+from scmd.limits import nearest, require_whole
 from scmd.methods import METHODS
 from scmd.methods.ablations import ABLATIONS
 from scmd.methods.search import SearchSpace
 from scmd.protocol.draws import draw_values, with_values
-from scmd.protocol.settings import PROBE, check_names, own_values, search_space
+from scmd.protocol.settings import FINE_TUNED, PROBE, check_names, own_values, search_space
 
-REFERENCES = ("zero-shot", PROBE)
-"""The teacher itself, for comparison: as it is, and with a linear classifier on its embeddings."""
+REFERENCES = ("zero-shot", PROBE, FINE_TUNED)
+"""The teacher itself, for comparison: as it is, with a linear classifier on its embeddings, and
+fitted on the sources."""
+
+
+MOST = 1000
+"""Trials, and draws."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,7 @@ class ProtocolConfig:
 
     def __post_init__(self) -> None:
         for name in ("trials", "search"):
-            if getattr(self, name) < 1:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 1")
+            require_whole(name, getattr(self, name), 1, MOST)
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,17 @@ def plan(config: ProtocolConfig) -> list[PlannedRun]:
     where = f"{config.config}: " if config.config else ""
     check_names(settings, where)
     rows = [(label, *_resolve(label, config.preset, settings, where)) for label in asked]
-    data = load_domains(config.data, rows[0][1].data.classes)
+    data = load_domains(config.data, rows[0][1].data.classes, one_is_enough=True)
+    if len(data.domains) < 2:
+        raise ScmdError(
+            f"{data.source} has the single domain {data.domains[0]!r}: held out, it leaves nothing "
+            "to train on. Add domains"
+        )
     targets = (
         list(data.domains)
         if config.targets == "all"
         else [resolve_domain(data, name) for name in _names(config.targets)]
     )
-    if len(data.domains) < 2:
-        raise ScmdError(f"{data.source} has a single domain: there is none to hold out")
     held_out: list[tuple[str, ...]] = [(target,) for target in targets]
     if config.cross_validate:
         held_out += [pair for t in targets for pair in _pairs(t, data.domains)]
@@ -158,9 +165,7 @@ def labels(methods: str) -> list[str]:
     for label in found:
         name, at, average = label.partition("@")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(known)}"
-            raise ScmdError(f"there is no method {name!r}. {hint}")
+            raise ScmdError(f"there is no method {name!r}. {nearest(name, known)}")
         if at and (name in REFERENCES or average not in get_args(AverageName)):
             raise ScmdError(
                 f"{label!r}: after @ stands an average of a student's weights: "

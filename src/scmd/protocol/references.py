@@ -1,8 +1,12 @@
-"""The teacher itself, measured as a run is: zero-shot, and with a linear probe."""
+"""The teacher itself, measured as a run is: zero-shot, with a linear probe, and fine-tuned."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,12 @@ from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
 from scmd.data.loader import evaluation_batches
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure
-from scmd.files import write_json, writing_aside
+from scmd.files import read_json, write_json, writing_aside
 from scmd.machine import open_accelerator
-from scmd.models.teacher import CLIPTeacher, seen_domains
+from scmd.models.teacher import CARD, CLIPTeacher, load_teacher, seen_domains
+from scmd.protocol.fine_tuning import TEACHER, fine_tuned
 from scmd.protocol.plan import PlannedRun
+from scmd.protocol.settings import FINE_TUNED
 from scmd.run_folder import METRICS, SUMMARY, opened
 
 PROBE_C = 1.0
@@ -31,13 +37,17 @@ def measure_reference(run: PlannedRun, out: Path, shared: Shared) -> dict[str, A
 
     ``zero-shot`` is the teacher's opinion. ``linear-probe`` is a logistic regression (L2,
     strength 1/c; Radford et al. 2021, arXiv:2103.00020, section 3.2) on its standardised image
-    embeddings of the sources' training part. Images go through the teacher's own transform.
+    embeddings of the sources' training part. ``fine-tuned`` is the opinion of the teacher that is
+    fitted on that part (``fine_tuning``); it is removed when it is measured, and never sees an
+    image of the target before. Images go through the teacher's own transform.
 
     Returns:
         What ``summary.json`` holds: as far as it applies, that of a trained run.
     """
     config = run.config
     roles = assign_roles(config)
+    if run.label == FINE_TUNED:
+        return _measure_fine_tuned(run, roles, out)
     teacher = shared.teacher(config.teacher, roles.data.classes)
     teacher.to(open_accelerator("fp32", config.training.device).device)
     with opened(out, config):
@@ -50,11 +60,36 @@ def measure_reference(run: PlannedRun, out: Path, shared: Shared) -> dict[str, A
         else:
             logits = _probe(embeddings.numpy(), roles, run.drawn.get("c", PROBE_C))
         summary = _summary(run, roles, logits)
-        line = {"step": 0, **summary["model_selection"]["line"]}
-        with writing_aside(out / METRICS) as file:
-            file.write(json.dumps(line).encode() + b"\n")
-        write_json(out / SUMMARY, summary)
+        _write(out, summary)
     return summary
+
+
+def _measure_fine_tuned(run: PlannedRun, roles: Roles, out: Path) -> dict[str, Any]:
+    config = run.config
+    began = time.perf_counter()
+    with opened(out, config), ExitStack() as stack:
+        if (out / SUMMARY).exists():  # of an attempt that ended while it removed the teacher
+            shutil.rmtree(out / TEACHER, ignore_errors=True)
+            return read_json(out / SUMMARY)
+        folder = stack.enter_context(fine_tuned(run, roles, out))
+        seconds = time.perf_counter() - began
+        teacher = load_teacher(replace(config.teacher, name=str(folder)), roles.data.classes)
+        teacher.to(open_accelerator("fp32", config.training.device).device)
+        logits = teacher.opinion(embed(teacher, roles, config.training.workers)).cpu()
+        summary = _summary(run, roles, logits)
+        before = summary["teacher"]["fitted_on_domains"]
+        summary["teacher"]["fitted_on_domains"] = sorted({*before, *seen_domains(str(folder))})
+        summary["teacher"]["card"] = read_json(folder / CARD)
+        summary["training_seconds"] = round(seconds, 1)
+        _write(out, summary)
+    return summary
+
+
+def _write(out: Path, summary: dict[str, Any]) -> None:
+    line = {"step": 0, **summary["model_selection"]["line"]}
+    with writing_aside(out / METRICS) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+    write_json(out / SUMMARY, summary)
 
 
 def embed(teacher: CLIPTeacher, roles: Roles, workers: int) -> Tensor:

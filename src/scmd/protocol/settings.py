@@ -14,8 +14,12 @@ from scmd.methods.ablations import ABLATIONS
 from scmd.methods.search import SearchSpace
 from scmd.protocol.draws import nested, parse_range
 
-PROBE = "linear-probe"
-PROBE_SEARCH = {"c": {"low": 1e-2, "high": 1e2, "log": True}}
+PROBE, FINE_TUNED = "linear-probe", "fine-tuned"
+REFERENCE_SEARCH: dict[str, dict[str, Any]] = {
+    PROBE: {"c": {"low": 1e-2, "high": 1e2, "log": True}},
+    FINE_TUNED: {"lr": {"low": 1e-6, "high": 1e-4, "log": True}},
+}
+"""The ranges of what can be searched of a teacher that learns."""
 
 
 def check_names(settings: Mapping[str, Any], where: str) -> None:
@@ -36,12 +40,12 @@ def check_names(settings: Mapping[str, Any], where: str) -> None:
     for name in tables["hparams"]:
         _require(name, first, f"{where}hparams.{name}: no method has a hyper-parameter")
     for name, value in tables["search"].items():
-        if name in (*rows, PROBE):
+        if name in (*rows, *REFERENCE_SEARCH):
             for own in _ranges(_table(tables["search"], name, f"{where}search.")):
                 text = f"{where}search.{name}.{own}: {name} has no hyper-parameter"
                 _require(own, _hparams(name), text)
         elif isinstance(value, Mapping) and name not in first:
-            _require(name, (*rows, PROBE), f"{where}search.{name}: there is no method")
+            _require(name, (*rows, *REFERENCE_SEARCH), f"{where}search.{name}: there is no method")
         else:
             for own in _ranges({name: value}):
                 _require(own, known, f"{where}search.{own}: no method has a hyper-parameter")
@@ -61,11 +65,12 @@ def search_space(settings: Mapping[str, Any], row: str) -> SearchSpace:
         ScmdError: One is no range.
     """
     method, changes = ABLATIONS.get(row, (row, {}))
-    search = settings.get("search", {})
-    tables = {name: search[name] for name in (*METHODS, *ABLATIONS, PROBE) if name in search}
+    search, rows = settings.get("search", {}), (*METHODS, *ABLATIONS, *REFERENCE_SEARCH)
+    tables = {name: search[name] for name in rows if name in search}
     special = {**_ranges(tables.get(method, {})), **_ranges(tables.get(row, {}))}
-    if row == PROBE:
-        return {name: parse_range(name, value) for name, value in (PROBE_SEARCH | special).items()}
+    if row in REFERENCE_SEARCH:
+        given = REFERENCE_SEARCH[row] | special
+        return {name: parse_range(name, value) for name, value in given.items()}
     if row not in (*METHODS, *ABLATIONS):
         return {}
     known = METHODS[method].search_space
@@ -77,8 +82,8 @@ def search_space(settings: Mapping[str, Any], row: str) -> SearchSpace:
 
 
 def _hparams(row: str) -> list[str]:
-    if row == PROBE:
-        return list(PROBE_SEARCH)
+    if row in REFERENCE_SEARCH:
+        return list(REFERENCE_SEARCH[row])
     method, _ = ABLATIONS.get(row, (row, {}))
     return list(_ranges(dataclasses.asdict(METHODS[method].Config())))
 
