@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scmd.errors import ScmdError, ScmdWarning, Stopped, printable
+from scmd.redact import redacted
 from scmd.stopping import sigterm_as_exit
 
 COMMANDS = {
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with sigterm_as_exit():
             return _run(argv)
     except ScmdError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(redacted(str(error)))}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the file system: full, gone, not allowed
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         what = error.strerror or str(error) or type(error).__name__
-        print(f"error: {printable(f'{where}{what}')}", file=sys.stderr)
+        print(f"error: {printable(redacted(f'{where}{what}'))}", file=sys.stderr)
         return 2
 
 
@@ -96,7 +97,7 @@ def _run(argv: list[str]) -> int:
 
 def _show_warning(message: Any, category: type[Warning], *rest: Any) -> None:
     if issubclass(category, ScmdWarning):
-        print(f"warning: {printable(str(message))}", file=sys.stderr)
+        print(f"warning: {printable(redacted(str(message)))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

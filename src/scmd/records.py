@@ -200,13 +200,18 @@ def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
         {
             "sample_id": data.ids,
             "path": list(data.paths),
-            "domain": np.array(data.domains)[data.domain_index],
-            "class": np.array(data.classes)[data.labels],
+            "domain": _texts(data.domains, data.domain_index),
+            "class": _texts(data.classes, data.labels),
             "split": split,
         }
     )
     with writing_aside(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def _texts(names: tuple[str, ...], places: np.ndarray) -> pa.Array:
+    # An array of numpy's would take the longest name's room for every sample.
+    return pa.DictionaryArray.from_arrays(places, pa.array(names, pa.string())).cast(pa.string())
 
 
 def check_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,11 @@ from scmd.files import write_json
 from scmd.methods import Method
 from scmd.models.remembered import tower_of
 from scmd.models.teacher import seen_domains
+from scmd.provenance import provenance, versions
 from scmd.records import read_metrics
 from scmd.report.plots import plot_confusion, plot_curves
 from scmd.report.tables import domain_table
 from scmd.run_folder import METRICS, SUMMARY
-
-PACKAGES = ("scmd", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
 
 
 def finish(
@@ -81,8 +78,8 @@ def finish(
         "results": {},
         "training_seconds": round(seconds, 1),
         "images": {split: int((roles.split == split).sum()) for split in sorted(set(roles.split))},
-        "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(),
+        "provenance": provenance(roles.data, device),
     }
     if method.needs_teacher:
         seen = seen_domains(config.teacher.name)

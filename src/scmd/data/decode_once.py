@@ -110,7 +110,7 @@ def _state(data: DomainImages) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in data.paths:
         try:
-            status = (data.root / path).stat()
+            status = os.stat(os.path.join(data.root, path))  # Path takes longer than the system
             digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
         except OSError:
             digest.update(b"-")
@@ -120,7 +120,7 @@ def _state(data: DomainImages) -> str:
 def _open(folder: Path, state: str) -> DecodedImages | None:
     try:
         found = DecodedImages(folder)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None  # absent or damaged: it is made anew
     return found if found.state == state else None
 

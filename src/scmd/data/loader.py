@@ -19,7 +19,7 @@ from scmd.data.folder import DomainImages
 from scmd.data.reading import EvaluationImages, TrainingImages, TransformedImages
 from scmd.data.transforms import Transform
 from scmd.data.views import FixedViews
-from scmd.data.workers import filled
+from scmd.data.workers import filled, leave_signals
 from scmd.errors import BadImageError, ScmdError
 from scmd.seeds import derive
 
@@ -82,8 +82,7 @@ class DomainStream:
     """The order in which one domain's rows are drawn, plain or balanced over its classes."""
 
     def __init__(self, rows: np.ndarray, labels: np.ndarray, key: Sequence[int], balanced: bool):
-        present = np.unique(labels)
-        groups = [rows[labels == label] for label in present] if balanced else [rows]
+        groups = _by_label(rows, labels) if balanced else [rows]
         self._groups = groups
         self._group_stream = Stream(len(groups), (*key, 0))
         self._streams = [Stream(len(g), (*key, 1 + i)) for i, g in enumerate(groups)]
@@ -93,6 +92,12 @@ class DomainStream:
         group = self._group_stream[position]
         place = self._streams[group][position // len(self._groups)]
         return int(self._groups[group][place])
+
+
+def _by_label(rows: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The rows of each label that there is, in order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(rows[order], np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 class DomainBatches(Sampler[list[tuple[int, int, int, int]]]):
@@ -251,6 +256,7 @@ def _transformed(
         num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator(),  # else it draws from the global one
+        worker_init_fn=leave_signals,
     )
     for images in loader:
         if isinstance(images, BadImageError):

@@ -13,12 +13,14 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from scmd.deploy.classifier import MODEL, WEIGHTS, load
 from scmd.errors import ScmdError
-from scmd.files import read_json, writing_aside
+from scmd.files import write_json, writing_aside
+from scmd.finished import read_summary
 from scmd.run_folder import SUMMARY
 
 PREFIX = "hub:"
-_NEEDED = ("model.json", "model.safetensors", SUMMARY)
+_NEEDED = (MODEL, WEIGHTS, SUMMARY)
 # Not the configuration: it says where the images are on somebody's disk.
 _WELCOME = ("curves.png", "confusion.png")
 
@@ -35,19 +37,15 @@ def stage(run: Path, repo: str, out: Path) -> list[Path]:
         The files, sorted.
 
     Raises:
-        ScmdError: The run is not finished.
+        ScmdError: The run is not finished, or damaged.
     """
-    for name in _NEEDED:
-        if not (run / name).is_file():
-            raise ScmdError(
-                f"{run} holds no finished run: no {name}. Give one that scmd train wrote"
-            )
+    summary, description = check_run(run)
     for name in (*_NEEDED, *_WELCOME):
         if (run / name).is_file():
             shutil.copyfile(run / name, out / name)
+    write_json(out / SUMMARY, public(summary))
     with writing_aside(out / "README.md") as file:
-        card = model_card(read_json(run / SUMMARY), read_json(run / "model.json"), repo)
-        file.write(card.encode())
+        file.write(model_card(summary, description, repo).encode())
     return sorted(out.iterdir())
 
 
@@ -79,6 +77,37 @@ def _staged(run: Path, repo: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         stage(run, repo, Path(folder))
         yield Path(folder)
+
+
+def check_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished run's summary and the description of its model.
+
+    Raises:
+        ScmdError: The run is not finished, or a file of it is missing or damaged.
+    """
+    for name in _NEEDED:
+        if not (run / name).is_file():
+            raise ScmdError(
+                f"{run} holds no finished run: no {name}. Give one that scmd train wrote"
+            )
+    description = load(run).description
+    if not isinstance(description.get("method"), str):
+        raise ScmdError(f"{run / MODEL} is damaged: no method. Train again, or restore it")
+    return read_summary(run, "pages"), description
+
+
+def public(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without what says where something lies on somebody's disk."""
+    told = dict(summary)
+    if isinstance(told.get("provenance"), dict):
+        told["provenance"] = {k: v for k, v in told["provenance"].items() if k != "command"}
+    if isinstance(told.get("teacher"), dict):
+        told["teacher"] = {**told["teacher"], "name": _public_name(told["teacher"]["name"])}
+    return told
+
+
+def _public_name(teacher: str) -> str:
+    return Path(teacher).name if Path(teacher).is_dir() else teacher
 
 
 def check_repo(repo: str) -> None:
@@ -122,7 +151,7 @@ def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str
     )
     seen = (summary.get("teacher") or {}).get("fitted_on_domains", [])
     name = model.get("teacher", "")
-    name = Path(name).name if Path(name).is_dir() else name
+    name = _public_name(name)
     teacher = f" Its teacher was `{name}`." if name else ""
     classes = ", ".join(model["classes"])
     limits = [

@@ -18,9 +18,9 @@ from scmd.config import RunConfig, load_config
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError
 from scmd.evaluate import measure
-from scmd.files import read_json, writing_aside
+from scmd.files import writing_aside
+from scmd.finished import read_log, read_summary
 from scmd.methods import METHODS
-from scmd.records import read_metrics
 from scmd.report.explorer import (
     SampleHistory,
     histories,
@@ -30,7 +30,7 @@ from scmd.report.explorer import (
 from scmd.report.figures import curves_svg, reliability, reliability_svg
 from scmd.report.opinions import Opinions, student_opinions, teacher_opinions
 from scmd.report.thumbnails import thumbnail
-from scmd.run_folder import CONFIG, METRICS, SELECTION, SUMMARY
+from scmd.run_folder import CONFIG, SELECTION, SUMMARY
 
 MOST_ERRORS = 24
 MOST_THUMBNAILS = 700
@@ -76,10 +76,7 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
     Raises:
         ScmdError: No finished run is there.
     """
-    if not (run / SUMMARY).exists():
-        raise ScmdError(f"{run} holds no finished run. Give a folder that scmd train wrote")
-    config, summary = load_config(run / CONFIG), read_json(run / SUMMARY)
-    lines = read_metrics(run / METRICS)
+    config, summary, lines = check_run(run)
     step = summary["model_selection"]["step"]
     alt = f"Training losses and holdout accuracy of {run.name} over steps"
     page = RunPage(
@@ -103,12 +100,25 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
     return page
 
 
+def check_run(run: Path) -> tuple[RunConfig, dict[str, Any], list[dict[str, Any]]]:
+    """A finished run's configuration, summary and log.
+
+    Raises:
+        ScmdError: No finished run is there, or a file of it is damaged.
+    """
+    if not (run / SUMMARY).exists():
+        raise ScmdError(f"{run} holds no finished run. Give a folder that scmd train wrote")
+    config = load_config(run / CONFIG)
+    return config, read_summary(run, "pages", config.data.target), read_log(run)
+
+
 def _target(page: RunPage, roles: Roles, teacher: Opinions | None, console: Console) -> None:
     """Errors, calibration, and the teacher, on the held-out domain."""
     assert roles.target is not None
     data, rows = roles.data, roles.rows(roles.target, "target", "target-holdout")
     labels = data.labels[rows].astype(np.int64)
-    console.print(f"{page.name}: the student on {len(rows):,} images of {roles.target}")
+    said = f"{page.name}: the student on {len(rows):,} images of {roles.target}"
+    console.print(said, markup=False)
     model = load(page.folder)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     workers = page.config.training.workers
@@ -144,7 +154,7 @@ def _target(page: RunPage, roles: Roles, teacher: Opinions | None, console: Cons
 def _ask_teacher(page: RunPage, roles: Roles, console: Console) -> Opinions | None:
     """About all images at once: sources for the explorer, the target for comparison."""
     rows = np.flatnonzero(roles.split != "bad")
-    console.print(f"{page.name}: the teacher on {len(rows):,} images")
+    console.print(f"{page.name}: the teacher on {len(rows):,} images", markup=False)
     try:
         return teacher_opinions(page.folder, page.config, roles.data, rows)
     except ScmdError as error:
