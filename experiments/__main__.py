@@ -1,0 +1,108 @@
+"""Train what is missing and print the tables: ``python -m experiments``, or ``make results``.
+
+    python -m experiments                     the quick ones: under an hour on two cores
+    python -m experiments --all               every experiment on the digits: many hours
+    python -m experiments pacs-standin --pacs FOLDER --weights FILE
+    python -m experiments --report-only       the tables, from the numbers in experiments/found
+
+It can be killed at any moment and started again. With OMP_NUM_THREADS=1 two processes share
+two cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments import found, selected
+from experiments.methods import register
+from experiments.page import fill
+from experiments.plan import HERE, load, names
+from experiments.running import Place, groups, run_group
+from experiments.tables import choices_made, table
+from scmd.errors import ScmdError
+from scmd.protocol.formats import render
+
+ELSEWHERE = ("pacs", "gpu")
+"""How the names of experiments begin that need more than the embedded digits."""
+
+
+def main(
+    experiments: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    all: bool = False,
+    report_only: bool = False,
+    processes: int = 1,
+    seeds: int | None = None,
+    runs: Path = Path("runs/evidence"),
+    numbers: Path = HERE / "found",
+    page: Path | None = None,
+    pacs: Path | None = None,
+    weights: Path | None = None,
+) -> None:
+    """Run what is missing of some experiments, then print their tables.
+
+    Args:
+        experiments: Their names, in order. Default: the quick ones; to report, all with numbers.
+        all: All that need no data but the embedded digits.
+        report_only: Run nothing.
+        processes: So many targets and seeds side by side.
+        seeds: Run only the first so many seeds.
+        runs: Where runs are kept.
+        numbers: Where their numbers are kept.
+        page: A page of the documentation to put the tables into.
+        pacs: The folder of PACS.
+        weights: ImageNet weights of timm's mobilenetv2_100 (mean and std 0.5, pad_type=same).
+    """
+    register()
+    place = Place(runs, numbers, pacs, weights)
+    chosen = experiments or tuple(_default(all or report_only, report_only))
+    began = time.perf_counter()
+    if not report_only:
+        for name in chosen:
+            _run(name, place, processes, seeds)
+        print(f"trained for {(time.perf_counter() - began) / 60:.0f} minutes")
+    texts = {}
+    for name in chosen:
+        experiment, lines = load(name), found.read(place.file(name))
+        if lines:
+            tables = [t for t in (table(experiment, lines), choices_made(experiment, lines)) if t]
+            texts[name] = render(tables, "markdown")
+            print(render(tables, "text"))
+    if page:
+        print(f"{page}: filled {', '.join(fill(page, texts)) or 'nothing'}")
+    if not experiments:
+        selected.main(runs, numbers, page, report_only)
+
+
+def _default(all_of_digits: bool, everything: bool) -> list[str]:
+    usual = [name for name in names() if everything or not name.startswith(ELSEWHERE)]
+    return [name for name in usual if all_of_digits or load(name).quick]
+
+
+def _run(name: str, place: Place, processes: int, seeds: int | None) -> None:
+    experiment = load(name)
+    for run in experiment.runs(experiment.targets[0], 0):
+        place.materials.resolve(run.config)  # made once, before processes want it
+    wanted = [(t, s) for t, s in groups(experiment, place) if seeds is None or s < seeds]
+    tasks = [(name, target, seed, place) for target, seed in wanted]
+    if processes == 1:
+        for task in tasks:
+            run_group(*task)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context) as pool:
+        for future in [pool.submit(run_group, *task) for task in tasks]:
+            future.result()
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ScmdError as error:
+        sys.exit(f"error: {error}")

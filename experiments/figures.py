@@ -1,0 +1,123 @@
+"""The figures of docs/results.md and docs/theory.md: ``python -m experiments.figures``.
+
+Drawn from the numbers in ``found``; a figure whose numbers are not complete is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import found
+from experiments.methods import register
+from experiments.plan import HERE, ZERO_SHOT, Experiment, Run, load
+from experiments.selected import read as read_selected
+from experiments.tables import chosen
+from scmd.methods.scmd import SCMDConfig
+from scmd.protocol.statistics import estimate_mean
+from scmd.protocol.tables import MEAN, Grid
+
+DOCS = HERE.parent / "docs"
+
+
+def main(numbers: Path = HERE / "found", out: Path = DOCS) -> None:
+    """Draw what can be drawn.
+
+    Args:
+        numbers: Where the numbers of the runs are.
+        out: Where the figures go.
+    """
+    register()
+    for name, draw in (("budget.png", budget), ("wrong_labels.png", wrong_labels)):
+        figure = draw(numbers)
+        if figure is None:
+            print(f"{name}: numbers are missing")
+            continue
+        figure.savefig(out / name, dpi=120, bbox_inches="tight")
+        plt.close(figure)
+        print(out / name)
+
+
+def budget(numbers: Path) -> Figure | None:
+    """Accuracy against steps, and against samples with a gradient, a line for each ρ."""
+    grid, experiment = _grid("digits-budget", numbers)
+    if grid is None:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    lines: dict[float, list[Run]] = defaultdict(list)
+    for run in experiment.runs(experiment.targets[0], 0):
+        if isinstance(run.config.hparams, SCMDConfig):
+            lines[_fraction(run.config.hparams)].append(run)
+    for fraction, runs in sorted(lines.items()):
+        by_steps = sorted(runs, key=lambda run: run.config.training.steps)
+        _line(axes[0], grid, by_steps, [r.config.training.steps for r in by_steps], fraction)
+        _line(axes[1], grid, by_steps, [gradient_samples(r) for r in by_steps], fraction)
+    axes[0].set(xlabel="optimizer steps", ylabel="accuracy, mean over targets", xscale="log")
+    axes[1].set(xlabel="samples with a gradient", xscale="log")
+    axes[1].legend()
+    return figure
+
+
+def wrong_labels(numbers: Path) -> Figure | None:
+    """Of what is kept the part with a wrong label, beside the accuracy, with flipped labels."""
+    grid, experiment = _grid("flipped-labels", numbers)
+    known = read_selected(numbers / "selected.csv")
+    shares: dict[str, list[float]] = defaultdict(list)
+    for (name, row, *_), values in known.items():
+        if name == experiment.name:
+            shares[row].append(values["flipped kept"])
+    rows = [row.name for row in experiment.rows if row.name in shares]
+    if grid is None or not rows:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.4 * len(rows) + 1), sharey=True)
+    axes[0].barh(rows, [sum(shares[row]) / len(shares[row]) for row in rows])
+    axes[0].axvline(0.1, color="black", linewidth=0.8)
+    axes[0].set(xlabel="wrong labels, of what is kept (line: of all)")
+    estimates = [estimate_mean(list(grid.trials(row, MEAN).values())) for row in rows]
+    halves = [e.high - e.mean for e in estimates]
+    axes[1].errorbar([e.mean for e in estimates], rows, xerr=halves, fmt="o")
+    axes[1].set(xlabel="accuracy, mean over targets")
+    axes[0].invert_yaxis()
+    return figure
+
+
+def gradient_samples(run: Run) -> int:
+    """How many samples a run of SCMD computes gradients of, in all its steps."""
+    training, hparams = run.config.training, run.config.hparams
+    assert isinstance(hparams, SCMDConfig)
+    selection = hparams.selection
+    selecting = 1 - selection.warmup - selection.last_fraction if selection.rule != "all" else 0.0
+    batch = training.batch_per_domain * 3
+    return round(training.steps * batch * (1 - selecting * (1 - selection.fraction)))
+
+
+def _fraction(hparams: SCMDConfig) -> float:
+    return 1.0 if hparams.selection.rule == "all" else hparams.selection.fraction
+
+
+def _line(axes: Axes, grid: Grid, runs: list[Run], places: list[int], fraction: float) -> None:
+    estimates = [estimate_mean(list(grid.trials(run.row.name, MEAN).values())) for run in runs]
+    means = [e.mean for e in estimates]
+    halves = [e.high - e.mean for e in estimates]
+    axes.errorbar(places, means, yerr=halves, marker="o", capsize=2, label=f"ρ {fraction:g}")
+
+
+def _grid(name: str, numbers: Path) -> tuple[Grid | None, Experiment]:
+    """The accuracies of an experiment; None where students are missing."""
+    experiment = load(name)
+    there, missing = found.current(experiment, found.read(numbers / f"{name}.csv"))
+    if any(run.row.method != ZERO_SHOT for run in missing):
+        return None, experiment
+    return chosen(experiment, there), experiment
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

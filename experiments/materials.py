@@ -1,0 +1,93 @@
+"""What runs need and no one has at hand: data sets, teachers. Made once, by name.
+
+A configuration calls them by names that begin with @; here the names become paths. A teacher of
+digits that knows less than the embedded one is @teachers/IMAGESxSTEPS: fitted as that one is, to so
+many images of each digit in each of four kinds, in so many steps (the embedded one: 800x2500).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scmd.config import RunConfig
+from scmd.data.halves import NAMES
+from scmd.demo import digits_folder
+from scmd.errors import ScmdError
+from scmd.models.teacher import CARD
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+# Two of the scripts make teachers as they are made here.
+sys.path.append(str(SCRIPTS))
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Where things are.
+
+    Args:
+        folder: Where what is made is kept.
+        pacs: The folder of PACS, for the experiments that need it.
+        weights: ImageNet weights of timm's mobilenetv2_100 (mean and std 0.5, pad_type=same).
+    """
+
+    folder: Path
+    pacs: Path | None = None
+    weights: Path | None = None
+
+    def resolve(self, config: RunConfig) -> RunConfig:
+        """With paths in the place of names; what is not there yet is made."""
+        weights = config.student.weights
+        return replace(
+            config,
+            data=replace(config.data, path=self._path(config.data.path)),
+            teacher=replace(config.teacher, name=self._path(config.teacher.name)),
+            student=replace(config.student, weights=weights and Path(self._path(str(weights)))),
+        )
+
+    def _path(self, name: str) -> str:
+        if not name.startswith("@"):
+            return name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if name == "@digits":
+            return str(digits_folder(self.folder))
+        if name == "@mobilenetv2_100":
+            return str(_asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100"))
+        if name in ("@pacs/half", "@pacs/teacher"):
+            self._make_pacs()
+            return str(
+                self.folder / "pacs" / {"half": f"halves/{NAMES[1]}"}.get(name[6:], name[6:])
+            )
+        match = re.fullmatch(r"@teachers/(\d+)x(\d+)", name)
+        if match is None:
+            raise ScmdError(f"there is no {name!r}")
+        return str(self._teacher(int(match[1]), int(match[2])))
+
+    def _teacher(self, images: int, steps: int) -> Path:
+        """A teacher of digits, fitted as the embedded one is, to less."""
+        folder = self.folder / "teachers" / f"{images}x{steps}"
+        if not (folder / CARD).exists():
+            import embedded_teacher  # type: ignore[import-not-found]
+
+            work = self.folder / "teachers" / f"work-{images}"
+            work.mkdir(parents=True, exist_ok=True)
+            embedded_teacher.main(work, folder, images, steps)
+        return folder
+
+    def _make_pacs(self) -> None:
+        """The halves of PACS, and a teacher that has seen the first."""
+        import pacs_standin  # type: ignore[import-not-found]
+
+        data = _asked_for(self.pacs, "--pacs FOLDER, of PACS")
+        weights = _asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100")
+        study = pacs_standin.Study(self.folder / "pacs", weights, 0, False)
+        pacs_standin.prepare(study, data, teacher_steps=400)
+
+
+def _asked_for(given: Path | None, what: str) -> Path:
+    if given is None:
+        raise ScmdError(f"this experiment needs {what}")
+    return given.resolve()

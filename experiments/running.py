@@ -1,0 +1,110 @@
+"""Train what an experiment's file says and is not there yet."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import found
+from experiments.found import Found
+from experiments.materials import Materials
+from experiments.methods import register
+from experiments.plan import Experiment, Run, load
+from scmd.cache import Shared
+from scmd.data.folder import load_domains
+from scmd.deploy.evaluate import evaluate_teacher
+from scmd.files import read_json, write_json
+from scmd.loop import train
+from scmd.machine import keep_memory
+from scmd.run_folder import CHECKPOINTS, SUMMARY
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are read and written."""
+
+    runs: Path
+    """Folders of runs, and what they are made of."""
+    found: Path
+    """Their numbers."""
+    pacs: Path | None = None
+    weights: Path | None = None
+
+    @property
+    def materials(self) -> Materials:
+        """Data sets and teachers."""
+        return Materials(self.runs / "materials", self.pacs, self.weights)
+
+    def file(self, name: str) -> Path:
+        """Of an experiment's numbers."""
+        return self.found / f"{name}.csv"
+
+
+def run_group(name: str, target: str, seed: int, place: Place) -> int:
+    """Train all rows of an experiment on a target with a seed, and write their numbers down.
+
+    They share batches and teachers. Stopped at any moment and started again, it goes on where it
+    was, with the same result to the bit.
+
+    Returns:
+        How many runs were not there before.
+    """
+    register()
+    experiment = load(name)
+    keep_memory()
+    there, _ = found.current(experiment, found.read(place.file(name)))
+    done = {line.key for line in there}
+    shared = Shared(2 * 10**9)
+    new = []
+    for run in experiment.runs(target, seed):
+        if (run.row.name, run.choice, target, seed) not in done:
+            new.append(_found(run, place, shared))
+            found.add(place.file(name), new[-1:], place.runs / ".found")
+            line = new[-1]
+            print(f"{name}: {target} seed {seed} {line.row}: {line.accuracy:.3f}", flush=True)
+    return len(new)
+
+
+def groups(experiment: Experiment, place: Place) -> list[tuple[str, int]]:
+    """Targets with seeds of which something is missing, in the order of training."""
+    _, missing = found.current(experiment, found.read(place.file(experiment.name)))
+    return list(dict.fromkeys((run.target, run.seed) for run in missing))
+
+
+def _found(run: Run, place: Place, shared: Shared) -> Found:
+    config = place.materials.resolve(run.config)
+    if run.reference:
+        accuracy = _zero_shot(run, place)
+        return Found(
+            run.row.name, run.choice, run.target, run.seed, accuracy, 0.0, 0, 0.0, run.digest
+        )
+    folder = place.runs / "runs" / run.folder
+    summary = train(config, folder, folder.exists(), Console(quiet=True), shared)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    choice = summary["model_selection"]
+    return Found(
+        run.row.name, run.choice, run.target, run.seed,
+        summary["results"][run.target]["accuracy"], choice["holdout_accuracy"], choice["step"],
+        summary["training_seconds"], run.digest,
+    )  # fmt: skip
+
+
+def _zero_shot(run: Run, place: Place) -> float:
+    """The teacher's accuracy on a target, through its own transform; asked once for all."""
+    file = place.runs / "zero-shot" / f"{run.digest}.json"
+    if not file.exists():
+        config = place.materials.resolve(run.config)
+        data = load_domains(config.data.path, one_is_enough=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        results = evaluate_teacher(config.teacher, data, workers=0)["results"]
+        write_json(file, {domain: result["accuracy"] for domain, result in results.items()})
+    return read_json(file)[run.target]
+
+
+def finished(run: Run, place: Place) -> Path | None:
+    """The folder of a run that has ended and is still on the disk."""
+    folder = place.runs / "runs" / run.folder
+    return folder if (folder / SUMMARY).exists() else None

@@ -1,0 +1,1 @@
+"""What was tried to do better than SCMD, a file each."""

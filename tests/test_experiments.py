@@ -1,0 +1,300 @@
+"""The evidence: what its files say, how numbers are kept, and the methods that were tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from toys import CLASSES, FEATURES, ToyBackbone, ToyTeacher, make_batch
+
+from experiments import found
+from experiments.figures import budget as draw_budget
+from experiments.figures import gradient_samples
+from experiments.flips import Agreed, Capped, CappedConfig, flipped, wrong_labels
+from experiments.found import Found
+from experiments.methods import OWN
+from experiments.page import fill
+from experiments.plan import Experiment, Row, load, names
+from experiments.tables import chosen, complete, table
+from experiments.tried.corrected import shifted
+from experiments.tried.curriculum import Curriculum, fraction_at
+from experiments.tried.fitted import Fitted
+from experiments.tried.image_space import ImageSpace, ImageSpaceConfig
+from experiments.tried.views import Views, ViewsConfig
+from scmd.data.digits import NAMES
+from scmd.methods import METHODS, SCMD, Method
+from scmd.methods.scmd import SCMDConfig
+from scmd.models.images import as_float
+from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.selection import SelectionConfig
+
+SELECTING = SCMDConfig(selection=SelectionConfig(fraction=0.5, last_fraction=0.0))
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only here: other tests go through all methods of the package."""
+    for name, method in OWN.items():
+        monkeypatch.setitem(METHODS, name, method)
+
+
+def build(method: type[Method], config: SCMDConfig = SELECTING, teacher: object = None) -> Method:
+    torch.manual_seed(0)
+    return method(ToyBackbone(FEATURES), teacher or ToyTeacher(), config, CLASSES)  # type: ignore[arg-type]
+
+
+def toy_experiment(*rows: Row) -> Experiment:
+    targets = ("chalk", "ink")
+    settings = {"data": {"path": "@digits"}}
+    return Experiment("toy", "Toy", targets, 2, rows, settings, baselines=("ERM",))
+
+
+def lines_of(experiment: Experiment, accuracy: float = 0.5) -> list[Found]:
+    return [
+        Found(run.row.name, run.choice, run.target, run.seed, accuracy, 0.9, 10, 1.0, run.digest)
+        for run in experiment.all_runs()
+    ]
+
+
+# What the files say.
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_file_is_a_plan_of_runs_that_differ(name: str) -> None:
+    experiment = load(name)
+    runs = experiment.runs(experiment.targets[0], 0)
+    digests = [run.digest for run in runs]
+    for place, run in enumerate(runs):
+        assert run.target == experiment.targets[0]
+        same = [runs[other] for other in range(place) if digests[other] == digests[place]]
+        # Of a row with choices one may be another row's.
+        assert all(len(run.row.choices) > 1 or len(other.row.choices) > 1 for other in same)
+        for end in (run.row.erm, run.row.teacher):
+            assert end is None or end in {row.name for row in experiment.rows}
+
+
+def test_quick_experiments_need_no_other_data() -> None:
+    quick = [load(name) for name in names() if load(name).quick]
+    assert quick
+    for experiment in quick:
+        for run in experiment.runs(experiment.targets[0], 0):
+            assert run.config.data.path == "@digits"
+            assert run.config.teacher.name == EMBEDDED
+
+
+def test_a_digest_depends_on_settings_that_have_an_effect_only() -> None:
+    run = toy_experiment(Row("ERM", "erm")).all_runs()[0]
+    training = run.config.training
+    same = replace(run.config, training=replace(training, workers=7, device="cpu"))
+    other = replace(run.config, training=replace(training, steps=7))
+    assert replace(run, config=same).digest == run.digest
+    assert replace(run, config=other).digest != run.digest
+
+
+# How numbers are kept.
+
+
+def test_numbers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    lines = lines_of(toy_experiment(Row("ERM", "erm")))
+    found.add(tmp_path / "toy.csv", lines[2:], tmp_path)
+    found.add(tmp_path / "toy.csv", lines[:2], tmp_path)
+    assert found.read(tmp_path / "toy.csv") == sorted(lines)
+
+
+def test_a_run_has_one_line_the_last_one(tmp_path: Path) -> None:
+    line = lines_of(toy_experiment(Row("ERM", "erm")))[0]
+    for accuracy in (0.25, 0.75):
+        found.add(tmp_path / "toy.csv", [replace(line, accuracy=accuracy)], tmp_path)
+    assert [x.accuracy for x in found.read(tmp_path / "toy.csv")] == [0.75]
+
+
+def test_numbers_of_other_settings_do_not_count() -> None:
+    before = toy_experiment(Row("ERM", "erm"))
+    after = toy_experiment(Row("ERM", "erm", {"hparams": {"lr": 0.5}}))
+    there, missing = found.current(after, lines_of(before))
+    assert not there
+    assert len(missing) == 4
+
+
+def test_a_choice_is_made_by_the_sources_and_not_by_the_target() -> None:
+    choices = ({"hparams": {"lr": 0.1}}, {"hparams": {"lr": 0.2}})
+    experiment = toy_experiment(Row("ERM", "erm", choices=choices))
+    lines = [
+        replace(line, holdout=0.9 - 0.1 * line.choice, accuracy=0.2 + 0.5 * line.choice)
+        for line in lines_of(experiment)
+    ]
+    assert set(chosen(experiment, lines).accuracy.values()) == {0.2}
+
+
+def test_a_table_says_what_is_missing() -> None:
+    experiment = toy_experiment(Row("ERM", "erm"), Row("KD", "kd"))
+    lines = lines_of(experiment)
+    assert not any("MISSING" in note for note in table(experiment, lines).notes)
+    assert any("MISSING: 1 of 8" in note for note in table(experiment, lines[1:]).notes)
+
+
+def test_a_page_changes_within_its_places_only(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- made by make results: one -->\nold\n<!-- end -->\nb\n")
+    for _ in range(2):
+        assert fill(page, {"one": "new", "two": "other"}) == ["one"]
+        text = page.read_text()
+        assert text.startswith("a\n<!-- made by make results: one -->\n\nnew\n\n<!-- end -->")
+        assert text.endswith("\nb\n")
+
+
+# Flipped labels.
+
+
+def test_a_tenth_of_the_labels_is_flipped_to_others() -> None:
+    ids, labels = torch.arange(5000), torch.arange(5000) % 10
+    wrong = flipped(ids)
+    assert abs(float(wrong.float().mean()) - 0.1) < 0.02
+    given = wrong_labels(labels, ids, 10)
+    assert torch.equal(given != labels, wrong)
+    assert set(((given - labels) % 10)[wrong].tolist()) == set(range(1, 10))
+
+
+def test_a_flip_depends_on_the_sample_alone() -> None:
+    ids = torch.arange(200)
+    order = torch.randperm(200)
+    assert torch.equal(flipped(ids)[order], flipped(ids[order]))
+
+
+def ranks(method: Method, images: Tensor, labels: Tensor) -> Tensor:
+    return method.selection_losses(images, labels)  # type: ignore[attr-defined, operator]
+
+
+def test_a_cap_puts_what_is_too_hard_below_the_rest() -> None:
+    batch = make_batch()
+    plain = ranks(build(SCMD), as_float(batch.images), batch.labels)
+    cap = float(plain.median()) / torch.tensor(CLASSES).log().item()
+    config = CappedConfig(cap=cap, selection=SELECTING.selection)
+    capped = ranks(build(Capped, config), as_float(batch.images), batch.labels)
+    hard = plain > plain.median()
+    assert torch.equal(capped[~hard], plain[~hard])
+    assert capped[hard].max() < capped[~hard].min()
+
+
+def test_where_the_teacher_disagrees_nothing_is_selected_before_the_rest() -> None:
+    batch, teacher = make_batch(), ToyTeacher()
+    plain = ranks(build(SCMD), as_float(batch.images), batch.labels)
+    own = ranks(build(Agreed, teacher=teacher), as_float(batch.images), batch.labels)
+    ids = torch.zeros_like(batch.labels)
+    agrees = teacher.logits(batch.images, ids).argmax(-1) == batch.labels
+    assert 0 < int(agrees.sum()) < len(agrees)
+    assert torch.equal(own[agrees], plain[agrees])
+    assert bool((own[~agrees] < 0).all())
+
+
+# What was tried.
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name != "tried-views"])
+def test_what_was_tried_learns(name: str) -> None:
+    own = build(OWN[name], OWN[name].Config(lr=1e-2))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(own.param_groups())
+    batch, losses = make_batch(), []
+    for _ in range(30):
+        output = dict(own(batch, 0.9))
+        output["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(output["loss"].detach()))
+    assert losses[-1] < losses[0]
+
+
+def test_a_curriculum_goes_from_all_to_the_fraction() -> None:
+    selection = SelectionConfig(fraction=0.2, warmup=0.1, last_fraction=0.4)
+    assert [round(fraction_at(p, selection), 6) for p in (0, 0.1, 0.35, 0.6, 1)] == [
+        1, 1, 0.6, 0.2, 0.2,
+    ]  # fmt: skip
+    method = build(Curriculum)
+    asked = method.config
+    kept = [int(method(make_batch(), p)["kept"]) for p in (0.0, 0.5, 0.999)]
+    assert kept == [20, 15, 10]
+    assert method.config is asked
+
+
+def test_a_shifted_teacher_says_the_label_and_keeps_its_values() -> None:
+    logits = torch.randn(50, CLASSES)
+    labels = torch.arange(50) % CLASSES
+    right = shifted(logits, labels)
+    assert torch.equal(right.argmax(-1), labels)
+    assert torch.equal(right.sort(-1).values, logits.sort(-1).values)
+    said = logits.argmax(-1) == labels
+    assert torch.equal(right[said], logits[said])
+
+
+def test_a_fitted_temperature_learns_from_the_labels_alone() -> None:
+    method = build(Fitted)
+    assert isinstance(method, Fitted)
+    batch = make_batch()
+    method(batch, 0.0)["loss"].backward()
+    raw = ToyTeacher().table[batch.teacher_ids].detach()
+    log_t = torch.zeros((), requires_grad=True)
+    torch.nn.functional.cross_entropy(raw / log_t.exp(), batch.labels).backward()
+    assert method.log_temperature.grad is not None
+    assert log_t.grad is not None
+    torch.testing.assert_close(method.log_temperature.grad, log_t.grad)
+
+
+def test_without_weight_the_image_term_changes_nothing() -> None:
+    batch = make_batch()
+    config = ImageSpaceConfig(lambda3=0.0, selection=SELECTING.selection)
+    own, plain = build(ImageSpace, config), build(SCMD)
+    for method in (own, plain):
+        method(batch, 0.0)["loss"].backward()
+    for a, b in zip(own.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_views_of_an_even_image_are_the_image() -> None:
+    teacher = load_teacher(TeacherConfig(EMBEDDED), NAMES)
+    method = Views(ToyBackbone(FEATURES), teacher, ViewsConfig(), len(NAMES))
+    images = torch.rand(3, 3, 1, 1).expand(3, 3, 64, 64)
+    ids = torch.arange(3)
+    torch.testing.assert_close(
+        method._opinion(images, ids), teacher.logits(images, ids), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_seeds_that_are_not_complete_are_left_out_where_one_is() -> None:
+    experiment = toy_experiment(Row("ERM", "erm"), Row("KD", "kd"))
+    lines = lines_of(experiment)
+    less = [line for line in lines if (line.row, line.target, line.seed) != ("KD", "ink", 1)]
+    assert {line.seed for line in complete(experiment, less)} == {0}
+    assert complete(experiment, less[:1]) == less[:1]
+
+
+def test_a_teacher_is_not_tested() -> None:
+    experiment = toy_experiment(Row("ERM", "erm"), Row("KD", "kd"), Row("zero", "zero-shot"))
+    lines = [
+        replace(line, accuracy=line.accuracy + 0.1 * (line.row == "KD") * (1 + line.seed))
+        for line in lines_of(experiment)
+    ]
+    rows = {row[0]: row[1:] for row in table(experiment, lines).rows}
+    assert rows["zero"][-2:] == ["", ""]
+    alone = toy_experiment(*experiment.rows[:2])
+    assert rows["KD"][-1] == {r[0]: r for r in table(alone, lines).rows}["KD"][-1]
+
+
+def test_a_gradient_is_computed_of_as_many_samples_as_steps_and_selection_say() -> None:
+    runs = {run.row.name: run for run in load("digits-budget").runs("chalk", 0)}
+    assert gradient_samples(runs["ρ 1, 250 steps"]) == 250 * 48
+    # Beside 250 steps on whole batches: as many, to half of a per cent.
+    for name in ("ρ 0.5, 400 steps", "ρ 0.2, 625 steps"):
+        assert abs(gradient_samples(runs[name]) / (250 * 48) - 1) < 0.005
+
+
+def test_figures_are_drawn_where_the_numbers_are_complete(tmp_path: Path) -> None:
+    experiment = load("digits-budget")
+    lines = [replace(x, accuracy=0.1 * (1 + x.seed)) for x in lines_of(experiment)]
+    found.add(tmp_path / "digits-budget.csv", lines[1:], tmp_path)
+    assert draw_budget(tmp_path) is not None  # what is missing is the teacher's row
+    (tmp_path / "digits-budget.csv").unlink()
+    found.add(tmp_path / "digits-budget.csv", lines[:-1], tmp_path)
+    assert draw_budget(tmp_path) is None
