@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):
 
 
 def test_an_unknown_preset_or_method_is_an_error():
-    with pytest.raises(ScmdError, match=r"no preset 'papr'\. Choose from default, paper"):
+    with pytest.raises(ScmdError, match=r"no preset 'papr'\. Did you mean 'paper'"):
         build_config("papr")
     with pytest.raises(ScmdError, match=r"no method 'emr'\. Did you mean 'erm'"):
         build_config(method="emr")

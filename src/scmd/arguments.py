@@ -17,6 +17,7 @@ from scmd.models.fit_config import FitConfig
 from scmd.models.prompts import PromptConfig
 from scmd.protocol.plan import ProtocolConfig
 from scmd.protocol.present import TablesConfig
+from scmd.protocol.spread import SpreadConfig
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,47 @@ class DataDigitsCommand:
 
 
 @dataclass(frozen=True)
+class DataGetCommand:
+    """Fetch a benchmark set from where it is published, as a folder domain/class/image.
+
+    Sources are tried in order; what was fetched is checked, unpacked, arranged and counted. It can
+    be stopped at any moment; the same command goes on where it was.
+    """
+
+    name: tyro.conf.Positional[str] = ""
+    """pacs, vlcs, office-home, terra-incognita, domain-net, sviro, camelyon17, rotated-mnist or
+    colored-mnist; without a name, the list of sets is printed."""
+    out: Path | None = None
+    """The folder to make. Default: data/ and the name of the set, e.g. data/PACS."""
+    allow_differences: bool = False
+    """Take it even if it does not hold as many images as were published."""
+    keep_archives: bool = False
+    """Leave what was downloaded in a hidden folder beside --out."""
+
+
+@dataclass(frozen=True)
+class DataImportCommand:
+    """Make a folder domain/class/image of a copy of a benchmark set, and check what it holds.
+
+    The copy is only read.
+    """
+
+    name: tyro.conf.Positional[str]
+    """Which set it is: a name that scmd data get prints."""
+    path: tyro.conf.Positional[Path]
+    """Its folder, an archive of it, or a folder of its archives."""
+    out: Path | None = None
+    """The folder to make. Default: data/ and the name of the set, e.g. data/PACS."""
+    link: bool = False
+    """Make hard links of a folder's images, which take no room, and do not copy them."""
+    check_only: bool = False
+    """Compare the folder with what was published, and write nothing; exit status 1 where it
+    differs."""
+    allow_differences: bool = False
+    """Take it even if it does not hold as many images as were published."""
+
+
+@dataclass(frozen=True)
 class DataCheckCommand:
     """Decode and hash every image; exit status 1 where a data set has errors."""
 
@@ -207,6 +249,7 @@ class ProtocolCommand:
     """Print the runs and how long they should take, and do nothing."""
     soup: bool = False
     """In the end, average the weights of each method's trials, and measure that, too."""
+    spread: Annotated[SpreadConfig, tyro.conf.arg(name="")] = field(default_factory=SpreadConfig)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     console = console or Console(quiet=True)
     if not config.data.path:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
-    data = load_domains(config.data.path, config.data.classes)
+    all_held_out = config.data.target is not None  # of a single domain: an error, said below
+    data = load_domains(config.data.path, config.data.classes, one_is_enough=all_held_out)
     if len(data.classes) < 2:
         raise ScmdError(
             f"{data.source} has the single class {', '.join(data.classes)!r}: there is nothing to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from scmd.arguments import (
     BenchCommand,
     DataCheckCommand,
     DataDigitsCommand,
+    DataGetCommand,
     DataHalvesCommand,
+    DataImportCommand,
     DemoCommand,
     EvaluateCommand,
     ExportCommand,
@@ -28,9 +31,11 @@ from scmd.arguments import (
     TeacherFitCommand,
     TrainCommand,
 )
-from scmd.config import PRESETS, RunConfig, build_config
+from scmd.config import RunConfig, build_config
 from scmd.errors import ScmdError
+from scmd.limits import MOST_WORKERS, require_whole
 from scmd.models.teacher import TeacherConfig
+from scmd.parsing import parse
 from scmd.protocol.present import TablesConfig, tables_of
 from scmd.run_folder import CONFIG
 
@@ -63,6 +68,7 @@ def evaluate(command: EvaluateCommand) -> int:
     from scmd.files import write_json
 
     _check_writable(command.json)
+    _check_workers(command.workers)
     results = evaluate_run(command.run, command.data, command.workers)
     print_results(results, Console())
     if command.json:
@@ -77,6 +83,8 @@ def predict(command: PredictCommand) -> int:
     from scmd.deploy.promptable import load_promptable, parse_classes, save_classes
     from scmd.progress import counting
 
+    _check_workers(command.workers)
+    _check_writable(command.out)
     classes = None if command.classes is None else parse_classes(command.classes)
     if command.save_classes is not None:
         if classes is None:
@@ -89,7 +97,6 @@ def predict(command: PredictCommand) -> int:
             return 0
     if not command.images:
         raise ScmdError("no image given. Name image files, or folders of them")
-    _check_writable(command.out)
     console = Console(stderr=True)
     mixed = command.out is None and sys.stdout.isatty()  # a bar among the lines would tear them
     console.quiet = mixed
@@ -121,10 +128,12 @@ def export(command: ExportCommand) -> int:
 
 def bench(command: BenchCommand) -> int:
     """``scmd bench``."""
-    from scmd.bench.present import write_between
+    from scmd.bench.present import surroundings, write_between
     from scmd.bench.run import bench as measure
 
     _check_writable(command.out)
+    if command.out is not None:
+        surroundings(command.out)
     text = measure(command.bench, Console(stderr=True))
     if command.out is None:
         print(text)
@@ -141,6 +150,7 @@ def teacher_eval(command: TeacherEvalCommand) -> int:
     from scmd.files import write_json
 
     _check_writable(command.json)
+    _check_workers(command.workers)
     config = TeacherConfig(command.teacher, command.prompts)
     data = load_domains(command.data, command.classes, one_is_enough=True)
     results = evaluate_teacher(config, data, command.workers)
@@ -162,7 +172,8 @@ def teacher_fit(command: TeacherFitCommand) -> int:
             f"{domain}: zero-shot {result['accuracy']:.3f} ({low:.3f} – {high:.3f}) on "
             f"{result['n']:,} held-out images"
         )
-    console.print(f"[bold]{command.out}[/]: a teacher in open_clip's format; card: teacher.json")
+    said = f"{command.out}: a teacher in open_clip's format; card: teacher.json"
+    console.print(said, markup=False)
     return 0
 
 
@@ -188,6 +199,43 @@ def data_check(command: DataCheckCommand) -> int:
     return 1 if report.errors else 0
 
 
+def data_get(command: DataGetCommand) -> int:
+    """``scmd data get``."""
+    from scmd.data.benchmarks.catalogue import find
+    from scmd.data.benchmarks.get import get
+    from scmd.data.benchmarks.present import print_catalogue, print_found, reporting_to
+
+    if not command.name:
+        print_catalogue(Console())
+        return 0
+    benchmark = find(command.name)
+    out = command.out or Path("data") / benchmark.title
+    with reporting_to(Console(stderr=True)) as reporting:
+        found = get(benchmark, out, reporting, command.allow_differences, command.keep_archives)
+    print_found(benchmark, out, found, Console())
+    return 0
+
+
+def data_import(command: DataImportCommand) -> int:
+    """``scmd data import``; exit status 1 where --check-only finds differences."""
+    from scmd.data.benchmarks.catalogue import find
+    from scmd.data.benchmarks.importing import check_copy, import_copy
+    from scmd.data.benchmarks.present import print_found, reporting_to
+
+    benchmark = find(command.name)
+    if command.check_only:
+        found = check_copy(benchmark, command.path)
+        print_found(benchmark, command.path, found, Console())
+        return 1 if found.differences else 0
+    out = command.out or Path("data") / benchmark.title
+    with reporting_to(Console(stderr=True)) as reporting:
+        found = import_copy(
+            benchmark, command.path, out, reporting, command.link, command.allow_differences
+        )
+    print_found(benchmark, out, found, Console())
+    return 0
+
+
 def data_halves(command: DataHalvesCommand) -> int:
     """``scmd data halves``."""
     from scmd.data.folder import load_domains
@@ -208,21 +256,27 @@ def protocol(command: ProtocolCommand) -> int:
     from scmd.cache import Shared
     from scmd.protocol.dry_run import print_plan
     from scmd.protocol.plan import plan
-    from scmd.protocol.runner import run_plan
+    from scmd.protocol.records import check_comparison_folder
+    from scmd.protocol.runner import alone
     from scmd.protocol.soups import make_soups
+    from scmd.protocol.spread import check_spread, run_spread
 
+    check_spread(command.spread)
     runs = plan(command.protocol)
     name = Path(command.protocol.data).resolve().name.removesuffix(".csv")
     out = command.out or Path("runs") / f"protocol-{name}"
     if command.dry_run:
         print_plan(runs, out, Console())
         return 0
-    broken = run_plan(runs, out, Console(stderr=True))
+    check_comparison_folder(out)
+    broken = run_spread(runs, out, command.spread, Console(stderr=True))
     for name, reason in broken:
         print(f"{name}: {reason}", file=sys.stderr)
     if len(broken) < len(runs):
         if command.soup:
-            for line in make_soups(out, Shared()):
+            with alone(out):
+                said = make_soups(out, Shared())
+            for line in said:
                 print(line, file=sys.stderr)
         print(tables_of(TablesConfig((out,))), end="")
     return 1 if broken else 0
@@ -250,10 +304,11 @@ def push(command: PushCommand) -> int:
         print(hub.push(command.run, command.repo, command.private))
         return 0
     hub.check_repo(command.repo)
+    hub.check_run(command.run)
     out = command.dry_run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ScmdError(f"{out} is there already and not empty. Choose another --dry-run")
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out, "--dry-run")
     for file in hub.stage(command.run, command.repo, out):
         print(f"{file}: {file.stat().st_size:,} bytes")
     return 0
@@ -263,25 +318,23 @@ def report(command: ReportCommand) -> int:
     """``scmd report``."""
     from scmd.protocol.present import tables_for_page
     from scmd.protocol.runner import PLAN
-    from scmd.report.gather import gather
-    from scmd.report.page import write_page
+    from scmd.report.gather import check_run, gather
+    from scmd.report.page import PAGE, check_page, write_page
 
     if not command.runs:
         raise ScmdError("no run given. Name folders that scmd train or scmd protocol wrote")
     comparisons = [run for run in command.runs if (run / PLAN).exists()]
     tables = tables_for_page(TablesConfig(tuple(comparisons))) if comparisons else []
-    try:
-        command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScmdError(
-            f"{command.out} cannot be made: {error.strerror}. Choose another --out"
-        ) from error
-    console = Console(stderr=True)
     runs = [run for run in command.runs if run not in comparisons]
+    for run in runs:
+        check_run(run)
+    check_page(command.out / PAGE)
+    _make(command.out, "--out")
+    console = Console(stderr=True)
     pages = [gather(run, command.out, console) for run in runs]
     names = ", ".join(run.resolve().name for run in command.runs)
-    write_page(command.out / "index.html", names, pages, tables)
-    print(command.out / "index.html")
+    write_page(command.out / PAGE, names, pages, tables)
+    print(command.out / PAGE)
     return 0
 
 
@@ -300,6 +353,8 @@ _COMMANDS = {
     "teacher fit": (TeacherFitCommand, teacher_fit),
     "data digits": (DataDigitsCommand, data_digits),
     "data halves": (DataHalvesCommand, data_halves),
+    "data get": (DataGetCommand, data_get),
+    "data import": (DataImportCommand, data_import),
     "data check": (DataCheckCommand, data_check),
 }
 
@@ -314,15 +369,12 @@ def run(name: str, argv: list[str]) -> int:
     arguments, function = _COMMANDS[name]
     markers = (tyro.conf.PositionalMetavarFromFieldName,)
     default = _train_default(argv) if name == "train" else tyro.MISSING_NONPROP
-    parsed = tyro.cli(arguments, prog=f"scmd {name}", args=argv, default=default, config=markers)
-    return function(parsed)
+    return function(parse(arguments, name, argv, default=default, config=markers))
 
 
 def _train_default(argv: list[str]) -> TrainCommand:
     """A preset, a file and a method decide what the other flags start from."""
-    sources, _ = tyro.cli(Sources, args=argv, return_unknown_args=True, add_help=False)
-    if sources.preset not in PRESETS:
-        raise ScmdError(f"there is no preset {sources.preset!r}. Choose from {', '.join(PRESETS)}")
+    sources, _ = parse(Sources, "train", argv, return_unknown_args=True, add_help=False)
     file = sources.config
     if file is None and sources.resume and sources.out and (sources.out / CONFIG).exists():
         file = sources.out / CONFIG
@@ -330,10 +382,31 @@ def _train_default(argv: list[str]) -> TrainCommand:
     return TrainCommand(config, config=sources.config, preset=sources.preset)
 
 
+def _make(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScmdError(
+            f"{folder} cannot be made: {error.strerror}. Choose another {flag}"
+        ) from error
+
+
 def _check_writable(file: Path | None) -> None:
     """Before the work, not after it."""
-    if file is not None and not file.parent.is_dir():
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise ScmdError(f"{file} cannot be written: there is no folder {file.parent}. Make it")
+    if file.is_dir():
+        raise ScmdError(f"{file} cannot be written: it is a folder. Name a file in it")
+    if not os.access(file.parent, os.W_OK):
+        raise ScmdError(
+            f"{file} cannot be written: {file.parent} is not for you to write to. Choose another"
+        )
+
+
+def _check_workers(workers: int) -> None:
+    require_whole("workers", workers, 0, MOST_WORKERS)
 
 
 def _default_folder(config: RunConfig) -> Path:

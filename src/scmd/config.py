@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,15 @@ from scmd.data.augment import AugmentationName
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
+from scmd.limits import (
+    MOST_IMAGES,
+    MOST_PIXELS,
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_WORKERS,
+    nearest,
+    require_whole,
+)
 from scmd.machine import Precision, Tracker
 from scmd.methods import METHODS, Method, MethodConfig
 from scmd.models.student import StudentConfig
@@ -63,7 +73,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.holdout < 1:
             raise ScmdError(f"holdout = {self.holdout}: give a number between 0 and 1")
-        _positive(self, "image_size")
+        require_whole("image_size", self.image_size, 1, MOST_PIXELS)
 
 
 @dataclass(frozen=True)
@@ -96,17 +106,11 @@ class TrainingConfig:
     """Where losses and scores go besides the run's own log."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_per_domain",
-            "evaluate_every",
-            "checkpoint_every",
-            "log_every",
-        ):
-            _positive(self, name)
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 0")
+        for name in ("steps", "evaluate_every", "checkpoint_every", "log_every"):
+            require_whole(name, getattr(self, name), 1, MOST_STEPS)
+        require_whole("batch_per_domain", self.batch_per_domain, 1, MOST_IMAGES)
+        require_whole("seed", self.seed, 0, MOST_SEED)
+        require_whole("workers", self.workers, 0, MOST_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,9 @@ class RunConfig:
                 f"method {self.method!r} has hyper-parameters of type {expected.__name__}, not "
                 f"{type(self.hparams).__name__}"
             )
+        for name, value in flatten(plain(dataclasses.asdict(self))).items():
+            for item in value if isinstance(value, list) else [value]:
+                _check_storable(name, item)
 
 
 def method_class(name: str, where: str = "") -> type[Method]:
@@ -142,9 +149,7 @@ def method_class(name: str, where: str = "") -> type[Method]:
         ScmdError: There is none; the message suggests the nearest one.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METHODS)}"
-        raise ScmdError(f"{where}there is no method {name!r}. {hint}")
+        raise ScmdError(f"{where}there is no method {name!r}. {nearest(name, METHODS)}")
     return METHODS[name]
 
 
@@ -167,7 +172,7 @@ def config_from(
 ) -> RunConfig:
     """As ``build_config``, of settings that are read already; ``where`` begins every complaint."""
     if preset not in PRESETS:
-        raise ScmdError(f"there is no preset {preset!r}. Choose from {', '.join(PRESETS)}")
+        raise ScmdError(f"there is no preset {preset!r}. {nearest(preset, PRESETS)}")
     name = method or given.get("method", "scmd")
     config_class = method_class(str(name), "" if method else where).Config
     hparams = given.get("hparams", {})
@@ -247,6 +252,8 @@ def _parse(values: Mapping[str, Any], section: str | None, cls: type[T], where: 
         return pydantic.TypeAdapter(_forbid_extra(cls)).validate_json(text, strict=True)
     except ScmdError as error:
         raise ScmdError(f"{where}{error}") from error
+    except RecursionError as error:
+        raise ScmdError(f"{where}tables are nested too deeply to be settings") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = prefix + ".".join(str(part) for part in first["loc"]) or (section or "")
@@ -254,7 +261,10 @@ def _parse(values: Mapping[str, Any], section: str | None, cls: type[T], where: 
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             raise ScmdError(f"{where}there is no setting {name!r}{_nearest(name, cls)}") from error
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise ScmdError(f"{where}{name} = {first['input']!r}: {message}") from error
+        given = _short(repr(first["input"]))
+        raise ScmdError(f"{where}{name} = {given}: {message}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ScmdError(f"{where}a number has thousands of digits. Give a smaller one") from error
 
 
 def _refuse(value: Any) -> None:
@@ -273,7 +283,8 @@ def _forbid_extra(cls: type[T]) -> type[T]:
 def _nearest(name: str, cls: type) -> str:
     config = cls() if cls is RunConfig else {"hparams": dataclasses.asdict(cls())}
     values = config if isinstance(config, dict) else dataclasses.asdict(config)
-    near = difflib.get_close_matches(name, list(flatten(values)), n=1)
+    sections = [] if "." in name else list(values)
+    near = difflib.get_close_matches(name, [*flatten(values), *sections], n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
@@ -311,6 +322,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _positive(config: Any, name: str) -> None:
-    if getattr(config, name) < 1:
-        raise ScmdError(f"{name} = {getattr(config, name)}: give a whole number from 1")
+def _check_storable(name: str, value: Any) -> None:
+    """A configuration file has to give back what was put into it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ScmdError(f"{name} = {value}: give a finite number")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ScmdError(f"{name} = {value!r} is not UTF-8. Rename it") from error
+
+
+def _short(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

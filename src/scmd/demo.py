@@ -17,6 +17,7 @@ from scmd.data.digits import DOMAINS
 from scmd.data.folder import load_domains
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.errors import ScmdError
+from scmd.limits import nearest
 from scmd.loop import train
 from scmd.methods import MethodConfig
 from scmd.methods.kd import KDConfig
@@ -42,6 +43,11 @@ class DemoConfig:
     """The held-out domain."""
     seed: int = SEED
     """Of every student."""
+
+    def __post_init__(self) -> None:
+        if self.target not in DOMAINS:
+            raise ScmdError(f"there is no domain {self.target!r}. {nearest(self.target, DOMAINS)}")
+        TrainingConfig(steps=self.steps, seed=self.seed)  # raises where one is out of range
 
 
 def demo_hparams(method: str) -> MethodConfig:
@@ -93,7 +99,12 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Any]]:
         ``interval`` and ``ece``, ``holdout`` of the sources, ``seconds``, ``gap_closed`` and
         ``parameters``.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScmdError(
+            f"{config.out} cannot be made: {error.strerror}. Choose another --out"
+        ) from error
     images = digits_folder(config.out)
     data = load_domains(images)
     zero_shot = evaluate_teacher(TeacherConfig(EMBEDDED), data, 2)["results"][config.target]

@@ -31,6 +31,34 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+@contextmanager
+def fetching(
+    console: Console,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int], None]]]:
+    """A bar for what is fetched and arranged; yields two functions of (done, of), for bytes and
+    for images; ``of`` is 0 where it is unknown."""
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, of: int, text: str) -> None:
+            bar.update(task, completed=done, total=of or None, description=text)
+
+        def of_bytes(done: int, of: int) -> None:
+            show(done, of, f"{done / 1e6:,.1f}{f' of {of / 1e6:,.1f}' if of else ''} MB")
+
+        def of_images(done: int, of: int) -> None:
+            show(done, of, f"{done:,}{f' of {of:,}' if of else ''} images")
+
+        yield of_bytes, of_images
+
+
 class TrainingProgress:
     """A progress bar with loss parts, holdout accuracy, images per second and time left."""
 

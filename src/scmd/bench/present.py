@@ -65,6 +65,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def surroundings(file: Path) -> tuple[str, str]:
+    """What stands before and after the measured part of a page, which may not be there yet.
+
+    Raises:
+        ScmdError: The page is there and lacks the marks, or cannot be read.
+    """
+    if not file.exists():
+        return "# Benchmarks\n\n", "\n"
+    try:
+        page = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScmdError(f"{file} cannot be read as a page: {error}. Choose another") from error
+    if BEGIN not in page or END not in page:
+        raise ScmdError(
+            f"{file} has no lines {BEGIN} and {END} to write between. Add them, or choose "
+            "another --out"
+        )
+    return page.split(BEGIN)[0], page.split(END)[1]
+
+
 def write_between(file: Path, text: str) -> None:
     """Put the measured part into a page, in the place of what was measured before.
 
@@ -75,14 +95,6 @@ def write_between(file: Path, text: str) -> None:
     Raises:
         ScmdError: The page is there and lacks the marks, or cannot be written.
     """
-    before, after = "# Benchmarks\n\n", "\n"
-    if file.exists():
-        page = file.read_text(encoding="utf-8")
-        if BEGIN not in page or END not in page:
-            raise ScmdError(
-                f"{file} has no lines {BEGIN} and {END} to write between. Add them, or choose "
-                "another --out"
-            )
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
+    before, after = surroundings(file)
     with writing_aside(file) as page:
         page.write(f"{before}{BEGIN}\n\n{text}\n{END}{after}".encode())

@@ -28,6 +28,7 @@ from scmd.bench.present import comparison_table, loader_table, table
 from scmd.bench.turns import side
 from scmd.bench.work import TEACHER, Work, write_photographs
 from scmd.errors import ScmdError
+from scmd.limits import MOST_IMAGES, MOST_PIXELS, MOST_WORKERS, require_whole
 from scmd.store import ROOT_VARIABLE
 
 
@@ -54,14 +55,16 @@ class BenchConfig:
     """Measure, too, how the cost grows with classes, images and batch (with resnet18)."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ScmdError(f"rounds = {self.rounds}: give a whole number from 1")
+        require_whole("rounds", self.rounds, 1, 1000)
+        require_whole("batch_per_domain", self.batch_per_domain, 1, MOST_IMAGES)
+        require_whole("image_size", self.image_size, 1, MOST_PIXELS)
+        require_whole("workers", self.workers, 0, MOST_WORKERS)
         if not self.students:
             raise ScmdError("no student to time. Name timm models with --students")
         for student in self.students:
             if not timm.is_model(student):
                 raise ScmdError(f"timm has no model {student!r}. See timm.list_models()")
-        if self.data is not None and not self.data.is_dir():
+        if self.data is not None and not os.path.isdir(self.data):
             raise ScmdError(f"no such folder: {self.data}. Give a folder domain/class/image")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from scmd.data.digits import DOMAINS, NAMES, digit, label, members
 from scmd.errors import ScmdError
+from scmd.limits import nearest
 from scmd.seeds import derive
 
 SIZE = 32
@@ -32,17 +34,27 @@ def write_digits(folder: Path, styles: Sequence[str] = DOMAINS) -> None:
     Raises:
         ScmdError: An unknown style, or the folder exists and is not empty.
     """
+    if not styles:
+        raise ScmdError(f"no style. Choose from {', '.join(STYLES)}")
     for style in styles:
         if style not in STYLES:
-            raise ScmdError(f"there is no style {style!r}. Choose from {', '.join(STYLES)}")
+            raise ScmdError(f"there is no style {style!r}. {nearest(style, STYLES)}")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ScmdError(f"{folder} is not empty. Choose another folder")
-    for style in styles:
-        for name in NAMES:
-            (folder / style / name).mkdir(parents=True, exist_ok=True)
-        for index in _digits_of(style):
-            picture = render(int(index), style)
-            picture.save(folder / style / NAMES[label(int(index))] / f"{index:04d}.png")
+    made = not folder.exists()
+    try:
+        for style in styles:
+            for name in NAMES:
+                (folder / style / name).mkdir(parents=True, exist_ok=True)
+            for index in _digits_of(style):
+                picture = render(int(index), style)
+                picture.save(folder / style / NAMES[label(int(index))] / f"{index:04d}.png")
+    except OSError as error:
+        for path in [folder] if made else [folder / style for style in styles]:
+            shutil.rmtree(path, ignore_errors=True)
+        raise ScmdError(
+            f"{folder} cannot be written: {error.strerror}. Choose another folder"
+        ) from error
 
 
 def _digits_of(style: str) -> np.ndarray:

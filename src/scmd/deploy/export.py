@@ -25,9 +25,9 @@ from scmd.deploy.quantize import quantize
 from scmd.deploy.source_images import SourceImages, read_source_images
 from scmd.efficiency import latency
 from scmd.errors import ScmdError
-from scmd.files import read_json, write_json
+from scmd.files import write_json
+from scmd.finished import read_summary
 from scmd.machine import keep_memory
-from scmd.run_folder import SUMMARY
 
 TOLERANCE = 1e-4
 """How far an exported logit may be from PyTorch's, as a part of the largest logit (at least 1)."""
@@ -72,7 +72,7 @@ def export_run(
         raise ScmdError(f"{out} exists already. Remove it, or choose another --out")
     keep_memory()
     model = load(run)
-    summary = read_json(run / SUMMARY)
+    summary = read_summary(run, "pages")
 
     def images(split: str, count: int) -> SourceImages:
         return read_source_images(run, model.classes, model.image_size, split, count, data)

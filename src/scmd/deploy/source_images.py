@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pyarrow import ArrowException
@@ -16,6 +17,8 @@ from scmd.data.images import read_image
 from scmd.data.transforms import evaluation_transform
 from scmd.errors import BadImageError, ScmdError
 from scmd.run_folder import CONFIG, SAMPLES
+
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "domain", "class", "split")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,11 @@ def read_source_images(
         BadImageError: An image cannot be decoded.
     """
     rows = [row for row in _samples(run / SAMPLES) if row["split"] == split]
+    if unknown := [row["class"] for row in rows if row["class"] not in classes]:
+        raise ScmdError(
+            f"{run / SAMPLES} is damaged: its class {unknown[0]!r} is not the student's. "
+            "Restore it, or train again"
+        )
     if not rows:
         raise ScmdError(f"{run / SAMPLES} has no {split} images of the sources")
     source = Path(data if data is not None else load_config(run / CONFIG).data.path)
@@ -89,7 +97,7 @@ def read_source_images(
 
 def _samples(path: Path) -> list[dict[str, str]]:
     try:
-        return pq.read_table(path, columns=["path", "domain", "class", "split"]).to_pylist()
+        return pq.read_table(path, columns=_SCHEMA.names).cast(_SCHEMA).to_pylist()
     except FileNotFoundError as error:
         raise ScmdError(
             f"{path} is missing, and it says which images to check the export on. "

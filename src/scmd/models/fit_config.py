@@ -13,6 +13,7 @@ import tyro
 from scmd.data.augment import AugmentationName
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
+from scmd.limits import MOST_IMAGES, MOST_SEED, MOST_STEPS, MOST_WORKERS, require_whole
 from scmd.models.teacher import DEFAULT_TEACHER
 
 
@@ -72,12 +73,11 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_captions(self.captions)
-        for name in ("steps", "batch_per_domain", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 1")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 0")
+        require_whole("steps", self.steps, 1, MOST_STEPS)
+        require_whole("batch_per_domain", self.batch_per_domain, 1, MOST_IMAGES)
+        require_whole("checkpoint_every", self.checkpoint_every, 1, MOST_STEPS)
+        require_whole("seed", self.seed, 0, MOST_SEED)
+        require_whole("workers", self.workers, 0, MOST_WORKERS)
         if not 0 <= self.interpolate <= 1:
             raise ScmdError(f"interpolate = {self.interpolate}: give a number in [0, 1]")
         if not 0 < self.lr < math.inf:

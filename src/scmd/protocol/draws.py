@@ -15,6 +15,9 @@ from scmd.errors import ScmdError
 from scmd.methods import MethodConfig
 from scmd.methods.search import Choice, LogUniform, Range, SearchSpace, Uniform
 
+LARGEST = 1e100
+"""Beyond it a range cannot be drawn from."""
+
 
 def seed_hash(*keys: Any) -> int:
     """DomainBed's ``misc.seed_hash``: a seed from 0 to 2**31 - 1."""
@@ -89,7 +92,7 @@ def parse_range(name: str, given: Any) -> Range:
         return Choice(tuple(given))
     if isinstance(given, Mapping) and {"low", "high"} <= given.keys() <= {"low", "high", "log"}:
         low, high = given["low"], given["high"]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+        numbers = all(type(v) in (int, float) and abs(v) <= LARGEST for v in (low, high))
         if numbers and low < high:
             if not given.get("log", False):
                 return Uniform(low, high)

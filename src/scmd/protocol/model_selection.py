@@ -143,5 +143,7 @@ def _chosen(record: Record, line: dict[str, Any]) -> Chosen:
         return Chosen(record, line["step"], scores["accuracy"], scores["domainbed_part"])
     if line["step"] != record.summary["model_selection"]["step"]:
         _held_out(record, line, record.target)  # raises
-    part = result["domainbed_part"]["accuracy"]
-    return Chosen(record, line["step"], result["accuracy"], part)
+    part = result.get("domainbed_part")
+    if part is None:
+        raise ScmdError(f"{record.folder} was not scored on DomainBed's part of the target")
+    return Chosen(record, line["step"], result["accuracy"], part["accuracy"])

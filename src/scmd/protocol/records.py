@@ -10,12 +10,11 @@ from typing import Any
 
 from scmd.config import RunConfig, differences, load_config
 from scmd.errors import ScmdError
-from scmd.files import read_json
+from scmd.finished import read_log, read_plan, read_summary
 from scmd.methods import METHODS
 from scmd.protocol.plan import REFERENCES
 from scmd.protocol.runner import DONE, PLAN
-from scmd.records import read_metrics
-from scmd.run_folder import CONFIG, METRICS, SUMMARY
+from scmd.run_folder import CONFIG, SUMMARY
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,18 @@ class Record:
         return next((line for line in self.lines if line["step"] == step), None)
 
 
+def check_comparison_folder(out: Path) -> None:
+    """Raise a ScmdError if a folder holds anything but a comparison, or a damaged plan."""
+    if out.is_file():
+        raise ScmdError(f"{out} is a file. Choose another --out")
+    if (out / PLAN).exists():
+        read_plan(out / PLAN)
+    elif not out.is_dir():
+        return
+    elif any(not path.name.startswith(".") for path in out.iterdir()):
+        raise ScmdError(f"{out} is not empty and holds no comparison. Choose another --out")
+
+
 def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """Read the finished runs of comparisons, and single runs.
 
@@ -71,7 +82,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     unfinished: list[str] = []
     for folder in folders:
         if (folder / PLAN).exists():
-            for name, planned in read_json(folder / PLAN).items():
+            for name, planned in read_plan(folder / PLAN).items():
                 if (folder / name / DONE).exists():
                     records.append(_read(folder / name, planned["label"], planned["draw"]))
                 else:
@@ -90,10 +101,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 def _read(folder: Path, label: str | None, draw: int) -> Record:
     config = load_config(folder / CONFIG)
-    lines = [line for line in read_metrics(folder / METRICS) if "holdout_accuracy" in line]
+    lines = [line for line in read_log(folder) if "holdout_accuracy" in line]
     if config.average.average == "swad":  # earlier lines are of the live weights
         lines = lines[-1:]
-    summary = read_json(folder / SUMMARY)
+    summary = read_summary(folder, "tables", config.data.target)
     return Record(folder, label or config.method, draw, config, lines, summary)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scmd.data.folder import DomainImages
+from scmd.errors import ScmdError
 
 WINDOWS = 20
 LOSS_BINS = 24
@@ -62,7 +63,14 @@ class SampleHistory:
 
 def read_selecting_steps(path: Path, data: DomainImages) -> pa.Table:
     """The steps of ``selection.parquet`` in which something was left out, with a column ``row``."""
-    table = pq.read_table(path, columns=["step", "sample_id", "loss", "kept"])
+    try:
+        names = ["step", "sample_id", "loss", "kept"]
+        table = pq.read_table(path, columns=names).select(names)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ScmdError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    unknown = np.setdiff1d(table["sample_id"].to_numpy(), data.ids)
+    if len(unknown):
+        raise ScmdError(f"{path} has the sample {unknown[0]}, which is not in {data.source}")
     all_kept = table.group_by("step").aggregate([("kept", "all")])
     selecting = all_kept.filter(~pc.field("kept_all"))["step"].combine_chunks()
     table = table.filter(pc.field("step").isin(selecting))

@@ -86,15 +86,26 @@ def teacher_opinions(
     return _remembered(run / TEACHER, data, rows, ask)
 
 
+def _read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Sample ids [n] and probabilities [n, C]; None where they are absent or damaged."""
+    try:
+        table = pq.read_table(path)
+        ids = table["sample_id"].to_numpy()
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+        probabilities = flat.reshape(len(ids), classes).astype(np.float32)
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+        return None
+    sums = probabilities.sum(1)
+    return (ids, probabilities) if np.allclose(sums, 1, atol=1e-3) else None
+
+
 def _remembered(
     path: Path, data: DomainImages, rows: np.ndarray, ask: Callable[[], Tensor]
 ) -> Opinions:
     ids = data.ids[rows]
-    if path.exists():
-        table = pq.read_table(path)
-        if table["sample_id"].to_numpy().tolist() == ids.tolist():
-            flat = table["probabilities"].combine_chunks().flatten().to_numpy()
-            return Opinions(rows, flat.reshape(len(rows), -1).astype(np.float32))
+    known = _read(path, len(data.classes))
+    if known is not None and known[0].tolist() == ids.tolist():
+        return Opinions(rows, known[1])
     probabilities = ask().softmax(1).numpy()
     size = probabilities.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1)), size)

@@ -12,9 +12,12 @@ from typing import Any, Protocol
 import jinja2
 import numpy as np
 
+from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.report.gather import RunPage
 
+PAGE = "index.html"
+_WRITTEN_BY = "Written by scmd "
 WORST = 8
 MOST_CONFUSED = 40
 """Classes up to which a confusion matrix can be read on a page."""
@@ -56,6 +59,18 @@ def write_page(
     )
     with writing_aside(path) as file:
         file.write(text.encode())
+
+
+def check_page(path: Path) -> None:
+    """See that a page which is there already is a report, and not somebody's own.
+
+    Raises:
+        ScmdError: It is not.
+    """
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if _WRITTEN_BY not in text:
+            raise ScmdError(f"{path} is there and is no report. Choose another --out")
 
 
 def _resource(name: str) -> str:
