@@ -58,7 +58,8 @@ def test_wheel_in_a_clean_environment(tmp_path):
 
 
 def test_what_is_imported_is_declared(project):
-    lines = project["dependencies"] + project["optional-dependencies"]["export"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["export"] + extras["ray"]
     declared = {normal(re.split(r"[<>=\[ ]", line)[0]) for line in lines}
     distributions = packages_distributions()
     for path in (ROOT / "src").rglob("*.py"):

@@ -250,10 +250,7 @@ def test_a_files_mistakes_begin_with_its_name(images, tmp_path):
 
 
 def test_a_single_domain_cannot_be_held_out(image_folder):
-    with (
-        pytest.warns(match="single domain"),
-        pytest.raises(ScmdError, match="there is none to hold out"),
-    ):
+    with pytest.raises(ScmdError, match="single domain 'art': held out, it leaves nothing"):
         planned(image_folder(("art",), count=1), methods="erm")
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 import scmd.protocol.runner as runner
 from scmd.cli import main
 from scmd.errors import ScmdError
-from scmd.files import read_json, write_json
+from scmd.files import ASIDE, read_json, write_json
 from scmd.loop import train
 from scmd.protocol.dry_run import print_plan
 from scmd.protocol.plan import PlannedRun, ProtocolConfig, plan
@@ -209,11 +209,11 @@ def test_what_broke_before_it_began_can_be_repaired(images, clip_folder, tmp_pat
     assert all("000.png cannot be decoded" in why for _, why in broken)
     picture.write_bytes(content)
     # A kill may leave an unfinished file, too.
-    for name in (f".{CONFIG}.x7", f".{BROKEN}.x8"):
+    for name in (f".{CONFIG}.x7{ASIDE}", f".{BROKEN}.x8{ASIDE}"):
         (out / runs[1].name / name).write_bytes(b"unfin")
     assert run_plan(runs, out, QUIET) == []
     assert not list(out.glob("*/broken.json"))
-    assert not list(out.glob("*/.*.x*"))
+    assert not list(out.glob(f"*/.*{ASIDE}"))
 
 
 def test_the_command_ends_with_tables_and_status_1_where_a_run_broke(
