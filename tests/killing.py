@@ -20,6 +20,8 @@ from scmd.config import RunConfig
 from scmd.loop import train
 
 FILE_OPERATIONS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir")
+LEFT = 3
+"""Exit status of a child that was asked to stop and did."""
 LIMIT = 120.0
 """Seconds after which a child that was not killed is called hanging."""
 
@@ -74,7 +76,7 @@ class Child:
             status = 0
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.__stderr__, flush=True)
-            status = 3 if isinstance(error, KeyboardInterrupt) else 1
+            status = LEFT if isinstance(error, KeyboardInterrupt) else 1
         finally:
             os._exit(status)
 
@@ -84,14 +86,19 @@ class Child:
             if self._ended():
                 return False
             time.sleep(0.005)
-        return self.signal(signal.SIGKILL)
+        return self.signal(signal.SIGKILL, workers=False)
 
-    def signal(self, number: int) -> bool:
-        """Send a signal to all, and wait; returns whether somebody was there to get it."""
+    def signal(self, number: int, workers: bool = True) -> bool:
+        """Send a signal to all, and wait; returns whether somebody was there to get it.
+
+        Args:
+            number: The signal's.
+            workers: Send it to their workers, too, as a terminal does.
+        """
         alive = not self._ended()
         for pid in self.pids:
             if _reap(pid) is None:
-                os.killpg(pid, number)
+                (os.killpg if workers else os.kill)(pid, number)
         self.wait()
         return alive
 

@@ -197,7 +197,7 @@ def test_bad_saved_classes_are_errors(run: Path, tmp_path: Path):
     file.write_bytes(whole)
     description = json.loads((run / "model.json").read_text())
     (run / "model.json").write_text(json.dumps(description | {"teacher": "another"}))
-    with pytest.raises(ScmdError, match="was trained with another"):
+    with pytest.raises(ScmdError, match="was trained with 'another'"):
         load_promptable(run, "some")
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from killing import Child, differences, outcome, training
+from killing import LEFT, Child, differences, outcome, training
 from rich.console import Console
 from soaking import SOAK
 from test_kills import config_for, whole
@@ -48,6 +48,8 @@ def test_a_signal_is_answered_by_a_checkpoint(images, clip_folder, tmp_path, num
         while time.perf_counter() < deadline:
             time.sleep(0.005)
         child.signal(number)
+        if processes == 1:  # it left by itself, or was not yet listening, and never broke
+            assert child.wait()[0] in (0, LEFT, -number)
         had = load_checkpoint(out / "checkpoints") if out.exists() else None
         checkpointed += had is not None
         assert set(Child(training(config, out, cache), processes).wait()) == {0}

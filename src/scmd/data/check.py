@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from rich.text import Text
 
 from scmd.data.contents import Content, FileKey, read_contents, write_contents
 from scmd.data.folder import DomainImages
-from scmd.data.images import IMAGE_EXTENSIONS, describe, read_image
-from scmd.errors import BadImageError
+from scmd.data.images import IMAGE_EXTENSIONS, describe, open_image, read_image
+from scmd.errors import BadImageError, printable
 
 Kind = Literal[
     "zero-byte",
@@ -115,8 +114,7 @@ def check_images(
         return _examine(data, row, known)
 
     try:
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            warnings.filterwarnings("ignore", module="PIL")  # it hints at what is found here anyway
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = zip(wanted, pool.map(examine, wanted), strict=True)
             for done, (row, result) in enumerate(results, 1):
                 if isinstance(result, Finding):
@@ -153,7 +151,7 @@ def _examine(
         if status.st_size == 0:
             return Finding("zero-byte", f"{name} is empty (0 bytes)", (row,))
         image = read_image(path)
-        with Image.open(path) as header:
+        with open_image(path) as header:
             detected = header.format or ""
     except BadImageError as error:  # not remembered: a permission or another Pillow may cure it
         reason = str(error).removeprefix(f"{path} cannot be decoded: ")
@@ -236,7 +234,7 @@ def print_report(report: CheckReport, console: Console, most: int = 10) -> None:
         style = "bold red" if kind in ERRORS else "bold yellow"
         _say(console, f"\n{len(findings):,} {_HEADINGS[kind]}", style)
         for finding in findings[:most]:
-            _say(console, f"  {finding.message}")
+            _say(console, f"  {printable(finding.message)}")
         if len(findings) > most:
             _say(console, f"  and {len(findings) - most:,} more")
 

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image
 from rich.console import Console
 
 from scmd.data.decoded import INDEX, PIXELS, DecodedImages
 from scmd.data.folder import DomainImages
-from scmd.data.images import read_image, reduced_size
+from scmd.data.images import open_image, read_image, reduced_size
 from scmd.data.transforms import evaluation_transform
 from scmd.errors import BadImageError, ScmdError
 from scmd.files import writing_aside
@@ -140,7 +139,7 @@ def _plan(data: DomainImages, shorter_side: int | None, scored_size: int, room: 
     length = 0
     for row, path in enumerate(data.paths):
         try:
-            with Image.open(data.root / path) as image:
+            with open_image(data.root / path) as image:
                 whole = image.size
         except Exception:  # as in read_image, which will say what is wrong with it
             continue

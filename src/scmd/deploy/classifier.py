@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 
 from scmd.data.images import to_rgb
 from scmd.data.transforms import evaluation_transform
+from scmd.deploy.description import FORMAT, check_description
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json, writing_aside
 from scmd.methods import Method
 from scmd.models.images import as_float
+from scmd.models.limits import no_larger_than
 from scmd.models.student import StudentConfig, TimmBackbone, create_backbone
 from scmd.models.weights import load_strictly, read_state_dict
 
-FORMAT = 1
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
 
@@ -135,6 +135,17 @@ def load(path: str | Path) -> Classifier:
         path = fetch(str(path))
     folder = Path(path)
     description = _read_description(folder)
+    state = read_state_dict(folder / WEIGHTS)
+    model = _build(description, sum(value.numel() for value in state.values()), folder / MODEL)
+    own = ("backbone.", "classifier.")
+    load_strictly(model, {k: v for k, v in state.items() if k.startswith(own)}, folder / WEIGHTS)
+    model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    require_numbers(model, folder / WEIGHTS)
+    return model
+
+
+def _build(description: dict[str, Any], elements: int, file: Path) -> Classifier:
+    """The network that is described, if that is no larger than weights of so many elements."""
     student = StudentConfig(
         name=description["architecture"],
         args=tuple(description["args"]),
@@ -142,12 +153,40 @@ def load(path: str | Path) -> Classifier:
         mean=tuple(description["mean"]),
         std=tuple(description["std"]),
     )
-    backbone = create_backbone(student, description["image_size"])
-    model = Classifier(backbone, description["classes"], description)
-    state = read_state_dict(folder / WEIGHTS)
-    own = ("backbone.", "classifier.")
-    load_strictly(model, {k: v for k, v in state.items() if k.startswith(own)}, folder / WEIGHTS)
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with no_larger_than(elements, file):
+            backbone = create_backbone(student, description["image_size"])
+            return Classifier(backbone, description["classes"], description)
+    except ScmdError as error:
+        raise ScmdError(
+            f"{file}: {error}" if str(file) not in str(error) else str(error)
+        ) from error
+    except Exception as error:  # timm's models refuse nonsense in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScmdError(f"{file} describes no network of timm: {reason}. Restore it") from error
+
+
+@torch.inference_mode()
+def require_numbers(model: Any, source: Path) -> None:
+    """Try a model on noise of its image size.
+
+    Raises:
+        ScmdError: It cannot be run, or computes NaN or infinity.
+    """
+    side = model.image_size
+    noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        logits = model(noise)
+    except ScmdError:
+        raise
+    except Exception as error:  # whatever an architecture does not take
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScmdError(f"{source} cannot be run: {reason}. Restore it, or export again") from error
+    if logits.shape != (1, len(model.classes)) or not bool(logits.isfinite().all()):
+        raise ScmdError(
+            f"{source} is of no use: the model computes NaN or infinity, or not one number for "
+            "each class. Restore the file"
+        )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -156,43 +195,4 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise ScmdError(
             f"{folder} holds no trained model: no {MODEL}. Give the folder of a finished run"
         )
-    description = read_json(file)
-    try:
-        if description["format"] != FORMAT:
-            raise ScmdError(
-                f"{file} has format {description['format']}, this version reads {FORMAT}. "
-                "Use the version of scmd that wrote it"
-            )
-        for key, (expected, is_right) in _FIELDS.items():
-            if key in _OPTIONAL and key not in description:
-                continue
-            if not is_right(description[key]):
-                raise ScmdError(f"{file}: {key} = {description[key]!r}. Expected {expected}")
-    except (TypeError, KeyError) as error:
-        raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
-    return description
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _is_triple(value: Any) -> bool:
-    numbers = isinstance(value, list) and all(isinstance(item, float | int) for item in value)
-    return numbers and len(value) == 3
-
-
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "architecture": ("a name", lambda value: isinstance(value, str)),
-    "args": ("a list of texts", _is_texts),
-    "image_size": ("a whole number from 1", lambda value: type(value) is int and value > 0),
-    "mean": ("three numbers", _is_triple),
-    "std": ("three numbers", _is_triple),
-    "classes": ("a list of texts", _is_texts),
-    "temperature": (
-        "a number above 0",
-        lambda value: type(value) in (int, float) and 0 < value < math.inf,
-    ),
-}
-_OPTIONAL = {"temperature"}
-"""What earlier versions did not write."""
+    return check_description(read_json(file), file)

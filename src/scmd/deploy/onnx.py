@@ -14,6 +14,8 @@ from torch import Tensor
 
 from scmd.data.images import to_rgb
 from scmd.data.transforms import evaluation_transform
+from scmd.deploy.classifier import require_numbers
+from scmd.deploy.description import check_description
 from scmd.errors import ScmdError
 from scmd.files import read_json
 from scmd.models.images import as_float
@@ -45,6 +47,7 @@ class OnnxClassifier:
         self.classes: tuple[str, ...] = tuple(description["classes"])
         self.image_size = int(description["image_size"])
         """Side of the input in pixels."""
+        self._file = file
         inputs = [(i.name, list(i.shape[1:])) for i in self._session.get_inputs()]
         outputs = [(o.name, list(o.shape[1:])) for o in self._session.get_outputs()]
         if inputs != [(INPUT, [3, self.image_size, self.image_size])] or outputs != [
@@ -54,6 +57,7 @@ class OnnxClassifier:
                 f"{file} does not fit the {PREPROCESSING} beside it: it maps {inputs} to "
                 f"{outputs}. Export again"
             )
+        require_numbers(self, file)
 
     @property
     def temperature(self) -> float:
@@ -64,7 +68,7 @@ class OnnxClassifier:
         """Images to logits, on the CPU.
 
         Raises:
-            ScmdError: The images have another size.
+            ScmdError: The images have another size, or the runtime cannot run the model.
         """
         if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
             raise ScmdError(
@@ -72,8 +76,12 @@ class OnnxClassifier:
                 f"[B, 3, {self.image_size}, {self.image_size}]. Resize them"
             )
         array = as_float(images.detach().cpu()).contiguous().numpy()
-        (logits,) = self._session.run([OUTPUT], {INPUT: array})
-        return torch.from_numpy(np.asarray(logits))
+        try:
+            (logits,) = self._session.run([OUTPUT], {INPUT: array})
+            return torch.from_numpy(np.asarray(logits, dtype=np.float32))
+        except Exception as error:  # the runtime's exceptions are not public
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ScmdError(f"{self._file} cannot be run: {reason}. Export again") from error
 
     def predict(self, images: Sequence[Image.Image], calibrated: bool = True) -> Tensor:
         """Class probabilities [B, C] of pictures of any size, as ``Classifier.predict``."""
@@ -104,9 +112,10 @@ def load_onnx(path: str | Path) -> OnnxClassifier:
                 f"{about} has format {description['format']}, this version reads {FORMAT}. "
                 "Use the version of scmd that wrote it"
             )
-        return OnnxClassifier(file, description["student"])
-    except (TypeError, KeyError, ValueError) as error:
+        student = check_description(description["student"], about)
+    except (TypeError, KeyError) as error:
         raise ScmdError(f"{about} is damaged: {error}. Export again") from error
+    return OnnxClassifier(file, student)
 
 
 def require_onnx(*packages: str) -> None:

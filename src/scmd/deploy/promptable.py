@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 
 from scmd.config import load_config
 from scmd.data.contents import cache_folder
-from scmd.deploy.classifier import WEIGHTS, Classifier, load
+from scmd.deploy.classifier import WEIGHTS, Classifier, load, require_numbers
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.losses import cross_modality_logits
 from scmd.models.images import as_float
 from scmd.models.prompts import PromptConfig, class_prompts
-from scmd.models.teacher import encode_prompts, open_pretrained, parse_name
-from scmd.models.weights import read_state_dict
+from scmd.models.teacher import encode_prompts, open_pretrained, parse_name, usable
+from scmd.models.weights import load_strictly, read_state_dict
 from scmd.run_folder import CONFIG
 
 SAVED = "@"
@@ -103,7 +104,7 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
             f"{folder} was trained with lambda2 = 0: its projection has learned nothing. Give a "
             "run with L_CM"
         )
-    size = state["projection.weight"].shape
+    projection, log_scale = _text_space(student, state, folder / WEIGHTS)
     teacher = str(student.description.get("teacher"))
     if isinstance(classes, str):
         texts, embeddings = _load_classes(folder, classes, teacher)
@@ -111,14 +112,28 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
         texts = list(classes)
         prompts = prompts_for(texts, student.classes, prompt_config(folder))
         embeddings = text_embeddings(teacher, prompts)
-    if embeddings.shape != (len(texts), size[0]):
+    if embeddings.shape != (len(texts), projection.out_features):
         raise ScmdError(
             f"the teacher {teacher} has text embeddings of {embeddings.shape[-1]} numbers, the "
-            f"projection of {folder} has {size[0]}. Give the teacher that the run was trained with"
+            f"projection of {folder} has {projection.out_features}. Give the teacher that the run "
+            "was trained with"
         )
-    projection = nn.Linear(size[1], size[0], bias=False)
-    projection.load_state_dict({"weight": state["projection.weight"]})
-    return TextClassifier(student, projection, state["log_scale"], texts, embeddings)
+    model = TextClassifier(student, projection, log_scale, texts, embeddings)
+    require_numbers(model, folder / WEIGHTS)
+    return model
+
+
+def _text_space(
+    student: Classifier, state: Mapping[str, Tensor], file: Path
+) -> tuple[nn.Linear, Tensor]:
+    """P and γ, checked against the student: P maps its features, γ is one number."""
+    parts = nn.Module()
+    rows = max(1, len(state["projection.weight"]) if state["projection.weight"].ndim else 0)
+    parts.projection = nn.Linear(student.backbone.num_features, rows, bias=False)
+    parts.log_scale = nn.Parameter(torch.zeros(()))
+    own = {name: value for name, value in state.items() if name in parts.state_dict()}
+    load_strictly(parts, own, file)
+    return parts.projection, parts.log_scale.detach()
 
 
 def parse_classes(given: str) -> list[str] | str:
@@ -178,12 +193,15 @@ def text_embeddings(teacher: str, prompts: Sequence[Sequence[str]]) -> Tensor:
     file = cache_folder() / "texts" / f"{_key(teacher, prompts)}.safetensors"
     try:
         found = load_file(file)["embeddings"]
-        if found.ndim == 2 and len(found) == len(prompts):
+        if _are_embeddings(found, len(prompts)):
             return found
     except (OSError, KeyError, SafetensorError):
         pass  # absent or damaged: it is made anew
     model, _, tokenizer = open_pretrained(teacher)
-    embeddings = encode_prompts(model, tokenizer, prompts)
+    with usable(teacher):
+        embeddings = encode_prompts(model, tokenizer, prompts)
+        if not _are_embeddings(embeddings, len(prompts)):
+            raise ValueError("its text tower computes NaN or infinity")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with writing_aside(file) as aside:
@@ -222,14 +240,27 @@ def _load_classes(run: Path, name: str, teacher: str) -> tuple[list[str], Tensor
             about, embeddings = opened.metadata(), opened.get_tensor("embeddings")
         texts: Any = json.loads(about["texts"])
         asked = about["teacher"]
-    except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
-        raise ScmdError(f"{file} is damaged: {error}. Save the classes again") from error
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("its texts are no list of texts")
+        if len(set(texts)) != len(texts) or len(texts) < 2:
+            raise ValueError("it has fewer than two texts, or one of them twice")
+        if not _are_embeddings(embeddings, len(texts)):
+            raise ValueError("it has not one embedding of finite float32 numbers for each text")
+    except (OSError, TypeError, KeyError, ValueError, RecursionError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ScmdError(f"{file} is damaged: {reason}. Save the classes again") from error
     if asked != teacher:
         raise ScmdError(
-            f"{file} has embeddings of the teacher {asked}, {run} was trained with {teacher}. "
+            f"{file} has embeddings of the teacher {asked!r}, {run} was trained with {teacher!r}. "
             "Save the classes again"
         )
-    return list(texts), embeddings
+    return texts, embeddings
+
+
+def _are_embeddings(value: Tensor, count: int) -> bool:
+    """Whether it is float32, finite, [count, E]."""
+    right = value.dtype == torch.float32 and value.ndim == 2 and len(value) == count
+    return right and bool(value.isfinite().all())
 
 
 def _classes_file(run: Path, name: str) -> Path:

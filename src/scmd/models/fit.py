@@ -23,12 +23,11 @@ from torch.nn import functional as F
 
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json, writing_aside
+from scmd.models.open_clip_files import CONFIG, WEIGHTS, read_config
 from scmd.models.prompts import readable
 from scmd.models.student import without_head
 from scmd.models.teacher import open_pretrained, parse_name, strict_open_clip
 from scmd.models.weights import load_strictly
-
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 class Start(NamedTuple):
@@ -168,10 +167,8 @@ def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, 
         file = Path(model.removeprefix("local-dir:")) / CONFIG
     else:
         return dict(open_clip.get_model_config(model) or {}), default
-    given = read_json(file)
-    if not isinstance(given, dict) or "model_cfg" not in given:
-        raise ScmdError(f"{file} has no model_cfg: it is no configuration of open_clip")
-    return given["model_cfg"], default | given.get("preprocess_cfg", {})
+    given = read_config(file)
+    return given["model_cfg"], default | given["preprocess_cfg"]
 
 
 def _build(

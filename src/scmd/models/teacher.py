@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scmd.errors import ScmdError
 from scmd.files import read_json
 from scmd.models.images import Normalize
+from scmd.models.open_clip_files import open_files
 from scmd.models.prompts import PromptConfig, class_prompts
 from scmd.models.student import Triple
 
@@ -172,20 +173,49 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
     """Load an open_clip model and encode the prompts of ``classes``, once.
 
     Raises:
-        ScmdError: The model or its weights cannot be had, it was trained with another GELU than
-            its configuration has, or the prompts are unusable.
+        ScmdError: The model or its weights cannot be had, do not fit each other, or compute no
+            numbers; it was trained with another GELU than its configuration has; or the prompts
+            are unusable.
     """
     prompts = class_prompts(classes, config.prompts)
     model, preprocess, tokenizer = open_pretrained(config.name)
-    cfg = open_clip.get_model_preprocess_cfg(model)
-    size = cfg["size"]
-    normalize = Normalize(
-        (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
-        config.mean or tuple(cfg["mean"]),
-        config.std or tuple(cfg["std"]),
-        cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
-    )
-    return CLIPTeacher(model, encode_prompts(model, tokenizer, prompts), normalize, preprocess)
+    with usable(config.name):
+        cfg = open_clip.get_model_preprocess_cfg(model)
+        size = cfg["size"]
+        normalize = Normalize(
+            (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            config.mean or tuple(cfg["mean"]),
+            config.std or tuple(cfg["std"]),
+            cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+        )
+        texts = encode_prompts(model, tokenizer, prompts)
+        teacher = CLIPTeacher(model, texts, normalize, preprocess)
+        noise = torch.rand(1, 3, *normalize.size, generator=torch.Generator().manual_seed(0))
+        if not bool(teacher.logits(noise).isfinite().all()):
+            raise ValueError("it computes NaN or infinity; its weights are damaged")
+    return teacher
+
+
+@contextmanager
+def usable(name: str) -> Iterator[None]:
+    """Turn whatever a model does not compute into one line that names the teacher.
+
+    Raises:
+        ScmdError: Something was raised inside.
+    """
+    try:
+        yield
+    except ScmdError:
+        raise
+    except Exception as error:  # a tokenizer of other words, towers of other sizes, and so on
+        raise ScmdError(
+            f"teacher {name!r} cannot be used: {_one_line(error)}. Restore its files, or choose "
+            "another teacher"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 CARD = "teacher.json"
@@ -198,11 +228,17 @@ def seen_domains(name: str) -> list[str]:
     if not model.startswith("local-dir:") or not card.is_file():
         return []
     try:
-        return [str(domain) for domain in read_json(card)["seen"]["domains"]]
-    except (KeyError, TypeError) as error:
+        domains = read_json(card)["seen"]["domains"]
+    except (KeyError, TypeError, IndexError) as error:
         raise ScmdError(
             f"{card} is no card of a teacher: no {error}. Remove or restore it"
         ) from error
+    if not isinstance(domains, list) or not all(isinstance(name, str) for name in domains):
+        raise ScmdError(
+            f"{card} is no card of a teacher: seen.domains = {domains!r}. Expected a list of "
+            "texts. Remove or restore it"
+        )
+    return domains
 
 
 @torch.no_grad()
@@ -226,26 +262,35 @@ def open_pretrained(name: str) -> tuple[Any, Any, Any]:
         ScmdError: See ``load_teacher``.
     """
     model_name, tag = parse_name(name)
+    way_out = (
+        f"Give open_clip's NAME/TAG (e.g. {DEFAULT_TEACHER}), hf-hub:OWNER/NAME, or a folder with "
+        "open_clip_config.json and open_clip_model.safetensors"
+    )
     try:
         with strict_open_clip(name):
-            # The text tower's own weights (of a Hugging Face model, say) would be downloaded only
-            # to be overwritten by the checkpoint's.
-            model = open_clip.create_model(
-                model_name, tag, require_pretrained=True, pretrained_text=False
-            ).eval()
+            if tag is None:
+                model = _open_files(name, model_name)
+            else:
+                model = open_clip.create_model(
+                    model_name, tag, require_pretrained=True, pretrained_text=False
+                )
             transform = image_transform_v2(
                 PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False
             )
-            return model, transform, open_clip.get_tokenizer(model_name)
+            return model.eval(), transform, open_clip.get_tokenizer(model_name)
     except ScmdError:
         raise
     except Exception as error:  # open_clip, the hub and torch raise all sorts
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ScmdError(
-            f"teacher {name!r} cannot be loaded: {reason}. Give open_clip's NAME/TAG "
-            f"(e.g. {DEFAULT_TEACHER}), hf-hub:OWNER/NAME, or a folder with open_clip_config.json "
-            "and open_clip_model.safetensors"
+            f"teacher {name!r} cannot be loaded: {_one_line(error)}. {way_out}"
         ) from error
+
+
+def _open_files(name: str, model_name: str) -> Any:
+    try:
+        return open_files(model_name)
+    except ScmdError as error:
+        raise ScmdError(f"teacher {name!r} cannot be loaded: {error}") from error
 
 
 def parse_name(name: str) -> tuple[str, str | None]:

@@ -1,0 +1,88 @@
+"""What is written beside a saved student: read, and checked before anything is built of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scmd.errors import ScmdError
+from scmd.models.limits import MOST_PIXELS
+
+FORMAT = 1
+
+
+def check_description(description: Any, file: Path) -> dict[str, Any]:
+    """See that a student's description can be used.
+
+    Args:
+        description: As ``save_classifier`` writes it.
+        file: Where it was read, for the messages.
+
+    Raises:
+        ScmdError: It has another format, lacks something, or a value is not what it should be.
+    """
+    try:
+        if description["format"] != FORMAT:
+            raise ScmdError(
+                f"{file} has format {description['format']}, this version reads {FORMAT}. "
+                "Use the version of scmd that wrote it"
+            )
+        for key, (expected, is_right) in _FIELDS.items():
+            if key in _OPTIONAL and key not in description:
+                continue
+            if not is_right(description[key]):
+                raise ScmdError(f"{file}: {key} = {_short(description[key])}. Expected {expected}")
+    except (TypeError, KeyError) as error:
+        raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
+    return description
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print a number of thousands of digits
+        return "a huge number"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _are_classes(value: Any) -> bool:
+    return _is_texts(value) and len(value) > 0 and len(set(value)) == len(value)
+
+
+def _are_arguments(value: Any) -> bool:
+    """Of an architecture: none that makes timm read another file."""
+    return _is_texts(value) and not any(
+        item.partition("=")[0] in ("checkpoint_path", "pretrained", "cache_dir") for item in value
+    )
+
+
+def _is_triple(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(item) in (float, int) and -1e6 < item < 1e6 for item in value)
+    )
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "architecture": ("a name", lambda value: isinstance(value, str)),
+    "args": ("a list of texts, none of which names a file or weights", _are_arguments),
+    "image_size": (
+        f"a whole number from 1 to {MOST_PIXELS:,}",
+        lambda value: type(value) is int and 0 < value <= MOST_PIXELS,
+    ),
+    "mean": ("three numbers", _is_triple),
+    "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),
+    "classes": ("a list of texts, each of them once", _are_classes),
+    "temperature": (
+        "a number above 0, not below a millionth and not above a million",
+        lambda value: type(value) in (int, float) and 1e-6 <= value <= 1e6,
+    ),
+}
+_OPTIONAL = {"temperature"}
+"""What earlier versions did not write."""
