@@ -73,7 +73,7 @@ def file_numbers(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for done, found in enumerate(pool.map(look, rows.tolist())):
                 numbers[done] = found.number
-                path = data.paths[rows[done]]
+                path = data.paths[int(rows[done])]
                 if found != known.get(path):
                     fresh[path] = found
                 if progress is not None:

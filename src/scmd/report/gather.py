@@ -244,7 +244,7 @@ def _review(teacher: Opinions, roles: Roles) -> list[dict[str, Any]]:
     return [
         {
             "row": int(teacher.rows[i]),
-            "path": data.paths[teacher.rows[i]],
+            "path": data.paths[int(teacher.rows[i])],
             "domain": data.domains[data.domain_index[teacher.rows[i]]],
             "label": data.classes[labels[i]],
             "teacher": data.classes[teacher.predicted[i]],
