@@ -105,8 +105,8 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
         bad = check_images(data, progress, scored).bad_rows
     if len(bad) and not config.data.skip_bad:
         raise BadImageError(
-            f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it, or pass "
-            "--skip-bad"
+            f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it, or "
+            "pass --skip-bad"
         )
     if len(bad):
         split[bad] = "bad"

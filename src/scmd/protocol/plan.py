@@ -122,8 +122,8 @@ def plan(config: ProtocolConfig) -> list[PlannedRun]:
     data = load_domains(config.data, rows[0][1].data.classes, one_is_enough=True)
     if len(data.domains) < 2:
         raise ScmdError(
-            f"{data.source} has the single domain {''.join(data.domains)!r}: held out, it leaves nothing "
-            "to train on. Add domains"
+            f"{data.source} has the single domain {''.join(data.domains)!r}: held out, it leaves "
+            "nothing to train on. Add domains"
         )
     targets = (
         list(data.domains)
