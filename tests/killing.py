@@ -66,6 +66,9 @@ class Child:
         status = 1
         try:
             os.setpgid(0, 0)
+            # Whatever the tests before this one have left there.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if processes > 1:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
                 where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
