@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -45,11 +46,14 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
+    (Path(folder) / "ray").mkdir()  # where Ray looks for it by default
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCMD_CACHE", f"{folder}/cache")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)
         node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
-        head = {**node, "include_dashboard": False, "temp_dir": folder} | {
+        head = {**node, "include_dashboard": False, "temp_dir": f"{folder}/ray"} | {
             "_system_config": {
                 "health_check_initial_delay_ms": 0,
                 "health_check_period_ms": 1000,
@@ -61,6 +65,8 @@ def cluster() -> Iterator[Any]:
         yield made
         made.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def same_bits(runs: list[PlannedRun], one: Path, other: Path) -> None:

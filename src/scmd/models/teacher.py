@@ -190,10 +190,20 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
         )
         texts = encode_prompts(model, tokenizer, prompts)
         teacher = CLIPTeacher(model, texts, normalize, preprocess)
-        noise = torch.rand(1, 3, *normalize.size, generator=torch.Generator().manual_seed(0))
-        if not bool(teacher.logits(noise).isfinite().all()):
-            raise ValueError("it computes NaN or infinity; its weights are damaged")
+        try_on_noise(teacher)
     return teacher
+
+
+def try_on_noise(teacher: CLIPTeacher) -> None:
+    """Ask a teacher about an image of noise.
+
+    Raises:
+        ValueError: What it says is not finite.
+    """
+    shape = (1, 3, *teacher.normalize.size)
+    noise = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+    if not bool(teacher.logits(noise).isfinite().all()):
+        raise ValueError("it computes NaN or infinity; its weights are damaged")
 
 
 @contextmanager
