@@ -86,10 +86,18 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ignore_signals() -> None:
-    """For workers: their parent, which gets the same signals, tells them when to leave."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def workers_deaf() -> Iterator[None]:
+    """Let processes that are forked inside never hear the signals, from their first moment on.
+
+    A terminal or a job's end signals all processes of a group, and a worker that dies of it takes
+    the step with it. Their parent, which hears them, tells its workers when to leave.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 Watch = Callable[[Iterable[Any]], Iterator[Any]]

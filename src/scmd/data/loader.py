@@ -19,9 +19,10 @@ from scmd.data.folder import DomainImages
 from scmd.data.reading import EvaluationImages, TrainingImages, TransformedImages
 from scmd.data.transforms import Transform
 from scmd.data.views import FixedViews
-from scmd.data.workers import filled, leave_signals
+from scmd.data.workers import filled
 from scmd.errors import BadImageError, ScmdError
 from scmd.seeds import derive
+from scmd.stopping import workers_deaf
 
 
 class _Parts(NamedTuple):
@@ -256,9 +257,10 @@ def _transformed(
         num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator(),  # else it draws from the global one
-        worker_init_fn=leave_signals,
     )
-    for images in loader:
+    with workers_deaf():
+        transformed = iter(loader)
+    for images in transformed:
         if isinstance(images, BadImageError):
             raise images
         yield images

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scmd.errors import BadImageError
-from scmd.stopping import ignore_signals
+from scmd.stopping import workers_deaf
 
 AHEAD = 2
 """Batches that a worker makes before they are asked for."""
@@ -98,9 +98,10 @@ def filled(
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # else it draws from the global one
         collate_fn=_as_it_is,
-        worker_init_fn=leave_signals,
     )
-    for number, made in enumerate(loader):
+    with workers_deaf():
+        made_in_turn = iter(loader)
+    for number, made in enumerate(made_in_turn):
         if isinstance(made, BadImageError):
             raise made
         images, count, said = made
@@ -111,11 +112,6 @@ def filled(
         elif pin:
             images = images.pin_memory()
         yield images, said
-
-
-def leave_signals(worker: int) -> None:
-    """Of a DataLoader's worker: be stopped by the parent alone, which gets the signals, too."""
-    ignore_signals()
 
 
 def _as_it_is(made: Any) -> Any:
