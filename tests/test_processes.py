@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from killing import Child, training
+from rich.console import Console
 
 from scmd.averaging import AverageConfig
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.deploy.classifier import load
+from scmd.loop import Run, train
 from scmd.methods import METHODS
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
@@ -88,6 +91,44 @@ def test_two_processes_equal_one(image_folder, clip_folder, tmp_path, method, se
         ]
         losses = [table["loss"].to_numpy() for table in tables]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2, atol=1e-3)
+
+
+def test_what_is_said_to_a_terminal_stops_nobody(image_folder, clip_folder, tmp_path):
+    """One process speaks, and must not take a step for that: the others would not take it."""
+    images = image_folder(("art", "photo", "sketch"), ("cat", "dog"), count=8)
+    config = config_for(images, clip_folder, fraction=0.5)
+
+    def work() -> None:
+        with (tmp_path / "said").open("a") as file:
+            train(config, tmp_path / "out", console=Console(file=file))
+
+    assert set(Child(work, 2).wait()) == {0}
+    assert "scmd on art, photo" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_a_loss_that_is_not_finite_is_of_the_process_that_has_it(
+    image_folder, clip_folder, tmp_path, spoilt
+):
+    images = image_folder(("art", "photo", "sketch"), ("cat", "dog"), count=8)
+    config = config_for(images, clip_folder, fraction=0.5)
+    step = Run.step
+
+    def work() -> None:
+        def spoiling(self, batch, number):
+            taken = step(self, batch, number)
+            if number == 2 and self.accelerator.process_index == spoilt:
+                taken.parts["loss"] = taken.parts["loss"] * float("nan")
+                (tmp_path / "ids").write_text(str(batch.sample_ids.tolist()))
+            return taken
+
+        Run.step = spoiling  # type: ignore[method-assign]
+        train(config, tmp_path / "out", console=Console(quiet=True))
+
+    assert set(Child(work, 2).wait()) == {1}
+    about = json.loads((tmp_path / "out" / "not_finite.json").read_text())
+    assert about["step"] == 2
+    assert str(about["sample_ids"]) == (tmp_path / "ids").read_text()
 
 
 def test_one_process_selects_as_ever():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scmd.errors import ScmdError
+from scmd.run_folder import HeldError, held
 from scmd.store import cache_root, exclusive
 
 HOLD = """
@@ -67,3 +70,20 @@ def test_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         exclusive(tmp_path / "file" / "cache"),
     ):
         pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And is not taken for another process that has it."""
+
+    def refuse(*rest: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(ScmdError, match="No locks available"),
+        exclusive(tmp_path / "cache"),
+    ):
+        pass
+    with pytest.raises(ScmdError, match="No locks available") as error, held(tmp_path / "run"):
+        pass
+    assert not isinstance(error.value, HeldError)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def locked(path: Path, taken: Callable[[], None]) -> Iterator[None]:
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             taken()
             fcntl.flock(lock, fcntl.LOCK_EX)
         _LOCKS.add(lock)
@@ -99,7 +100,10 @@ def _failed_write(error: BaseException | None) -> OSError | None:
 def remove_asides(folder: Path) -> None:
     """Remove what a kill left beside its place. Only for who holds the folder's lock."""
     for path in folder.glob(f".*{ASIDE}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

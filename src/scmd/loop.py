@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import Tensor
 
@@ -173,8 +175,10 @@ class Run(Stepper):
             self.stop.listening(),
             TrainingProgress(self.console, start, settings.steps, self.is_main) as progress,
         ):
-            if self.unscored and self._score(start - 1, progress):
-                self._leave(start)
+            if self.unscored:
+                self.unscored = self._score(start - 1, progress)
+                if self.unscored:
+                    self._leave(start)
             for step, batch in enumerate(loader, start):
                 taken = self.step(batch.to(self.device), step)
                 if taken.decisions is not None:
@@ -222,11 +226,21 @@ class Run(Stepper):
         """
         try:
             self.losses.check(lambda losses: cast(Tensor, self.accelerator.reduce(losses, "mean")))
-        except NotFiniteError as error:
+        except NotFiniteError as own:
+            error = self._of_the_process_at_fault(own)
             if self.is_main:
                 about = {"step": error.step, "parts": error.parts, "sample_ids": error.sample_ids}
                 write_json(self.out / NOT_FINITE, about)
-            raise
+            raise error from None
+
+    def _of_the_process_at_fault(self, own: NotFiniteError) -> NotFiniteError:
+        """All stop at the mean of their losses; what is said is of the one that spoilt it."""
+        if self.accelerator.num_processes == 1:
+            return own
+        found = gather_object([(own.parts, own.sample_ids)])
+        bad = [(parts, ids) for parts, ids in found if not math.isfinite(parts["loss"])]
+        parts, ids = bad[0] if bad else (own.parts, own.sample_ids)
+        return NotFiniteError(own.step, parts, ids)
 
     def _log(self, step: int, parts: dict[str, Tensor], progress: TrainingProgress) -> None:
         """Write down the mean of the losses over the processes; of one, what it has."""
@@ -301,5 +315,7 @@ class Run(Stepper):
         )
         if start:
             self.console.print(f"resuming after {start} of {settings.steps} steps")
-        if start < settings.steps and not self.console.quiet:
+        # Trial steps of this process alone would wait for the others', which are at their first.
+        alone = self.accelerator.num_processes == 1
+        if alone and start < settings.steps and not self.console.quiet:
             self.console.print(str(self.estimated(start)))

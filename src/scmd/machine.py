@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
 
 from scmd.errors import ScmdError
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for each other: the first one scores alone, and that may take long."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -100,6 +105,7 @@ def open_accelerator(
             cpu=on_cpu,
             log_with=None if tracker == "none" else tracker,
             project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         if precision == "fp16" and accelerator.device.type == "cpu":
             raise ValueError("fp16 needs a GPU")

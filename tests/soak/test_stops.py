@@ -20,7 +20,7 @@ from scmd.checkpoint import load_checkpoint
 from scmd.choosing import Chooser
 from scmd.config import save_config
 from scmd.errors import Stopped
-from scmd.loop import train
+from scmd.loop import Run, train
 from scmd.stopping import GivenUpError, Stop
 
 QUIET = Console(quiet=True)
@@ -84,6 +84,29 @@ def test_scoring_is_given_up_and_done_again(
     assert state is not None
     finishing = average == "swad" and step == 8  # what has changed the average is finished
     assert state["unscored"] is not finishing
+    train(config, tmp_path / "out", resume=True, console=QUIET)
+    assert differences(outcome(tmp_path / "out"), expected) == []
+
+
+def test_stopped_twice_the_log_has_no_line_more(images, clip_folder, tmp_path, monkeypatch):
+    """Once in a score, and once after a step that is not scored."""
+    config = config_for(images, clip_folder)
+    expected = whole(config, tmp_path, 1)
+    with monkeypatch.context() as patch:
+        _ask_at(patch, 3)
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "out", console=QUIET)
+    step = Run.step
+
+    def asking(self, batch, number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", asking)
+        with pytest.raises(Stopped, match="stopped after 5 steps"):
+            train(config, tmp_path / "out", resume=True, console=QUIET)
     train(config, tmp_path / "out", resume=True, console=QUIET)
     assert differences(outcome(tmp_path / "out"), expected) == []
 

@@ -109,6 +109,7 @@ class LocalCrew:
         worker, self._hired = self._hired, self._hired + 1
         ours, theirs = self._context.Pipe()
         said = Path(self._notes.name) / str(worker)
+        said.touch()  # it may end before it says anything
         taken = {member.place for member in self._members.values()}
         place = next(place for place in range(self.jobs) if place not in taken)
         gpu = self._gpus[place % len(self._gpus)] if self._gpus else None

@@ -34,6 +34,7 @@ from scmd.protocol.ray_worker import Place, RunWorker
 from scmd.protocol.runner import alone, note_broken
 from scmd.protocol.sent import unpack_run
 from scmd.protocol.sweep import Event
+from scmd.run_folder import HeldError
 
 CONNECTING, ASKING = 5.0, 20.0
 """Seconds in which the head of a cluster has to answer: at all, and as one."""
@@ -207,6 +208,8 @@ class RayCrew:
     def _receive(self, worker: int, run: PlannedRun, outcome: Outcome, packed: bytes) -> Outcome:
         try:
             unpack_run(packed, self.out / run.name)
+        except HeldError as error:  # another command does the run, too
+            return Outcome("held", str(error), outcome.seconds, outcome.warnings)
         except ScmdError as error:
             return Outcome("broken", f"broken ({error})", outcome.seconds, outcome.warnings)
         self._actors[worker].forget.remote(run.name)

@@ -57,7 +57,11 @@ def check_spread(config: SpreadConfig) -> None:
             "--gpus-per-run say how many runs there is room for"
         )
     if not config.ray:
-        given = [n for n in ("ray_address", "cpus_per_run", "gpus_per_run") if getattr(config, n)]
+        given = [
+            n
+            for n in ("ray_address", "cpus_per_run", "gpus_per_run")
+            if getattr(config, n) is not None
+        ]
         if given:
             raise ScmdError(f"--{given[0].replace('_', '-')} is for a cluster. Pass --ray, too")
 

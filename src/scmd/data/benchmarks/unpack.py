@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import lzma
 import re
 import shutil
 import stat
@@ -97,7 +98,7 @@ def unpack(
 def _reasons(out: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
         raise ArchiveError(f"sent a damaged archive: {error}") from error
     except (NotImplementedError, RuntimeError, UnicodeError, ValueError) as error:
         raise ArchiveError(f"sent an archive that cannot be read: {error}") from error
