@@ -265,3 +265,17 @@ def test_forms_are_seen_by_the_content(tmp_path):
         if form != "text":
             with pytest.raises(ArchiveError):
                 check_form(tmp_path / "list", form)
+
+
+def test_a_changed_byte_in_an_xz(tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    path = folder / "set.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = 50_000
+        archive.addfile(member, io.BytesIO(os.urandom(50_000)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(path, "damaged")
