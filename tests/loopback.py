@@ -23,6 +23,7 @@ class Served:
     faults: list = field(default_factory=list)
     ranges: bool = True
     etag: bool = True
+    heeds_if_range: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
     redirect: str = ""
     chunked: bool = False
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = served.content
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         first = 0
-        same = self.headers.get("If-Range", etag) == etag
+        same = self.headers.get("If-Range", etag) == etag or not served.heeds_if_range
         if asked and served.ranges and same:
             first = int(asked.removeprefix("bytes=").rstrip("-"))
             if first >= len(content):

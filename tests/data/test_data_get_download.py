@@ -105,6 +105,15 @@ def test_a_file_that_changed_between_two_tries_is_not_mixed(server, tmp_path):
     assert server.ranges("a")[-1].startswith("bytes=")  # it asked, and was told
 
 
+def test_a_server_that_sends_the_rest_of_another_file_is_noticed(server, tmp_path):
+    url = server.put("a", CONTENT, faults=[1000, 1000, 1000])
+    assert "connection" in reasons_of(tmp_path, Source(url))
+    server.put("a", CONTENT[::-1], heeds_if_range=False)
+    fetched = bring(tmp_path, Source(url))
+    assert fetched is not None
+    assert fetched.path.read_bytes() == CONTENT[::-1]
+
+
 def test_a_beginning_that_is_wrong_is_fetched_again(server, tmp_path):
     """The server says that nothing changed, and it did."""
     same = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}

@@ -112,6 +112,8 @@ def _by_some_way(
             reasons.append(f"{way.files[0].name}: {error}")
             shutil.rmtree(folder / "unpacked", ignore_errors=True)
             shutil.rmtree(folder / ARRANGED, ignore_errors=True)
+            for file in way.files:  # else a wrong archive would be unpacked for ever
+                (folder / file.name).unlink(missing_ok=True)
     raise ScmdError(
         f"{benchmark.title} cannot be had, no source works ({'; '.join(reasons)}). Get it by hand: "
         f"{_by_hand(benchmark)}"

@@ -157,6 +157,9 @@ def _receive(
     total = _announced(response, have)
     if response.status_code == 200:
         have = 0
+    elif _another(_remembered(part, address), response, total):
+        drop(part)
+        raise _Broken("sends the rest of another file than before")
     if address.size is not None and total is not None and total != address.size:
         drop(part)
         raise SourceError(f"has {total:,} bytes, where {address.size:,} are published")
@@ -246,10 +249,22 @@ def _writing(part: Path, have: int) -> Iterator[BinaryIO]:
 
 def _remember(part: Path, address: Address, response: httpx2.Response, total: int | None) -> None:
     """By what it can be seen later that the file is still the same."""
-    etag = response.headers.get("ETag", "")
-    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    about = {"url": address.url, "validator": validator, "size": total}
+    about = {"url": address.url, "validator": _validator(response), "size": total}
     write_json(_memory(part), about)
+
+
+def _validator(response: httpx2.Response) -> str:
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _another(known: _Known | None, response: httpx2.Response, total: int | None) -> bool:
+    """Whether a rest is of another file than what is there: not every server heeds If-Range."""
+    if known is None:
+        return True
+    sizes_differ = known.size is not None and total is not None and known.size != total
+    said = _validator(response)
+    return sizes_differ or bool(said and said != known.validator)
 
 
 class _Known(NamedTuple):
