@@ -118,14 +118,18 @@ def test_signal_handlers_are_put_back(images, clip_folder, tmp_path):
 
 
 def test_second_signal_acts_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background it has none
     stop = Stop()
-    with stop.listening():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
-        with pytest.raises(GivenUpError):
-            list(stop.watch([1]))
-        with pytest.raises(KeyboardInterrupt):
+    try:
+        with stop.listening():
             os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked
+            with pytest.raises(GivenUpError):
+                list(stop.watch([1]))
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
