@@ -26,7 +26,6 @@ class CORAL(AligningMethod):
     """L_CE + γ · the distance of the sources' features, a mean over the pairs of sources."""
 
     Config = CORALConfig
-    config: CORALConfig
 
     def distance(self, features: Tensor, domains: Tensor) -> Tensor:
         """Between the sources."""

@@ -25,7 +25,6 @@ class MMD(AligningMethod):
     """L_CE + γ · the squared MMD of the sources' features, a mean over the pairs of sources."""
 
     Config = MMDConfig
-    config: MMDConfig
 
     def distance(self, features: Tensor, domains: Tensor) -> Tensor:
         """Between the sources."""
