@@ -5,8 +5,9 @@
     python -m experiments pacs-standin --pacs FOLDER --weights FILE
     python -m experiments --report-only       the tables, from the numbers in experiments/found
 
-It can be killed at any moment and started again. With OMP_NUM_THREADS=1 two processes share
-two cores.
+Numbers go to runs/evidence/found as they come, and over those in experiments/found when an
+experiment ends; how they are beside those is said. It can be killed at any moment and started
+again. With OMP_NUM_THREADS=1 two processes share two cores.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import tyro
 from experiments import found, selected
 from experiments.methods import register
 from experiments.page import fill
-from experiments.plan import HERE, load, names
-from experiments.running import Place, groups, run_group
+from experiments.plan import KEPT, load, names
+from experiments.running import Place, groups, keep, run_group
 from experiments.tables import choices_made, table
 from scmd.errors import ScmdError
 from scmd.protocol.formats import render
@@ -40,7 +41,6 @@ def main(
     processes: int = 1,
     seeds: int | None = None,
     runs: Path = Path("runs/evidence"),
-    numbers: Path = HERE / "found",
     page: Path | None = None,
     pacs: Path | None = None,
     weights: Path | None = None,
@@ -54,22 +54,23 @@ def main(
         processes: So many targets and seeds side by side.
         seeds: Run only the first so many seeds.
         runs: Where runs are kept.
-        numbers: Where their numbers are kept.
         page: A page of the documentation to put the tables into.
         pacs: The folder of PACS.
         weights: ImageNet weights of timm's mobilenetv2_100 (mean and std 0.5, pad_type=same).
     """
     register()
-    place = Place(runs, numbers, pacs, weights)
+    place = Place(runs, pacs, weights)
     chosen = experiments or tuple(_default(all or report_only, report_only))
     began = time.perf_counter()
     if not report_only:
         for name in chosen:
-            _run(name, place, processes, seeds)
+            quick = load(name).quick if not (all or experiments) else None
+            _run(name, place, processes, quick if seeds is None else seeds)
+            print(f"{name}: {keep(name, place)}")
         print(f"trained for {(time.perf_counter() - began) / 60:.0f} minutes")
     texts = {}
     for name in chosen:
-        experiment, lines = load(name), found.read(place.file(name))
+        experiment, lines = load(name), found.read(KEPT / f"{name}.csv")
         if lines:
             tables = [t for t in (table(experiment, lines), choices_made(experiment, lines)) if t]
             texts[name] = render(tables, "markdown")
@@ -77,7 +78,7 @@ def main(
     if page:
         print(f"{page}: filled {', '.join(fill(page, texts)) or 'nothing'}")
     if not experiments:
-        selected.main(runs, numbers, page, report_only)
+        selected.main(runs, page, report_only)
 
 
 def _default(all_of_digits: bool, everything: bool) -> list[str]:

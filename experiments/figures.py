@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from experiments import found
 from experiments.methods import register
-from experiments.plan import HERE, ZERO_SHOT, Experiment, Run, load
+from experiments.plan import HERE, KEPT, Experiment, Run, load
 from experiments.selected import read as read_selected
-from experiments.tables import chosen
+from experiments.tables import chosen, complete
 from scmd.methods.scmd import SCMDConfig
 from scmd.protocol.statistics import estimate_mean
 from scmd.protocol.tables import MEAN, Grid
@@ -28,7 +28,7 @@ from scmd.protocol.tables import MEAN, Grid
 DOCS = HERE.parent / "docs"
 
 
-def main(numbers: Path = HERE / "found", out: Path = DOCS) -> None:
+def main(numbers: Path = KEPT, out: Path = DOCS) -> None:
     """Draw what can be drawn.
 
     Args:
@@ -111,12 +111,13 @@ def _line(axes: Axes, grid: Grid, runs: list[Run], places: list[int], fraction: 
 
 
 def _grid(name: str, numbers: Path) -> tuple[Grid | None, Experiment]:
-    """The accuracies of an experiment; None where students are missing."""
+    """The accuracies of an experiment; None where no seed has all."""
     experiment = load(name)
-    there, missing = found.current(experiment, found.read(numbers / f"{name}.csv"))
-    if any(run.row.method != ZERO_SHOT for run in missing):
+    there, _ = found.current(experiment, found.read(numbers / f"{name}.csv"))
+    whole = complete(experiment, there)
+    if not whole or len(whole) % (len(experiment.all_runs()) // experiment.seeds):
         return None, experiment
-    return chosen(experiment, there), experiment
+    return chosen(experiment, whole), experiment
 
 
 if __name__ == "__main__":

@@ -74,6 +74,30 @@ def add(file: Path, new: Iterable[Found], lock: Path) -> None:
             aside.write(text.getvalue().encode())
 
 
+def compared(before: Iterable[Found], after: Iterable[Found]) -> str:
+    """How numbers that came anew are beside those of the same runs that were there, in words."""
+    known = {(line.key, line.config): line.accuracy for line in before}
+    steps = [
+        abs(known[line.key, line.config] - line.accuracy)
+        for line in after
+        if (line.key, line.config) in known
+    ]
+    if not steps:
+        return "nothing to compare with"
+    # Files have six digits.
+    other = sum(step > 1e-5 for step in steps)
+    return f"{len(steps) - other} of {len(steps)} as kept, largest difference {max(steps):.3f}"
+
+
+def same_runs(folder: Path) -> dict[tuple[str, str, int], Found]:
+    """All lines in a folder, by settings, target and seed: some runs are of several experiments."""
+    return {
+        (line.config, line.target, line.seed): line
+        for file in sorted(folder.glob("digits-*.csv"))
+        for line in read(file)
+    }
+
+
 def current(experiment: Experiment, lines: Iterable[Found]) -> tuple[list[Found], list[Run]]:
     """The lines that are of the experiment as its file is now, and the runs that are missing."""
     known = {(line.key, line.config): line for line in lines}

@@ -22,6 +22,8 @@ from scmd.config import RunConfig, config_from, flatten, merge, plain, read_toml
 from scmd.errors import ScmdError
 
 HERE = Path(__file__).parent
+KEPT = HERE / "found"
+"""The numbers that are kept with the code."""
 ZERO_SHOT = "zero-shot"
 _HOW_IT_RUNS = ("data.decode_once", "training.workers", "training.device", "training.tracker")
 _KNOWN = {
@@ -100,8 +102,8 @@ class Experiment:
     preset: str = "digits"
     say: tuple[str, ...] = ()
     """Notes below the table."""
-    quick: bool = False
-    """Whether it is one of those that ``make results`` runs without being asked for more."""
+    quick: int = 0
+    """Of so many seeds ``make results`` trains it without being asked for more."""
     baselines: tuple[str, ...] = ()
     """Rows that all others are tested against."""
     erm: str = "ERM"
@@ -168,7 +170,7 @@ def load(name: str) -> Experiment:
     settings = merge({"data": {"path": f"@{given.get('data', 'digits')}"}}, given["settings"])
     experiment = Experiment(
         name, given["title"], tuple(given["targets"]), given["seeds"], rows, settings,
-        given.get("preset", "digits"), tuple(given.get("say", ())), given.get("quick", False),
+        given.get("preset", "digits"), tuple(given.get("say", ())), given.get("quick", 0),
         tuple(given.get("baselines", ())), given.get("erm", "ERM"),
         given.get("teacher", "teacher, zero-shot"),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from experiments import found
 from experiments.found import Found
 from experiments.materials import Materials
 from experiments.methods import register
-from experiments.plan import Experiment, Run, load
+from experiments.plan import KEPT, Experiment, Run, load
 from scmd.cache import Shared
 from scmd.data.folder import load_domains
 from scmd.deploy.evaluate import evaluate_teacher
@@ -27,9 +27,7 @@ class Place:
     """Where things are read and written."""
 
     runs: Path
-    """Folders of runs, and what they are made of."""
-    found: Path
-    """Their numbers."""
+    """Folders of runs, what they are made of, and their numbers."""
     pacs: Path | None = None
     weights: Path | None = None
 
@@ -38,9 +36,27 @@ class Place:
         """Data sets and teachers."""
         return Materials(self.runs / "materials", self.pacs, self.weights)
 
+    @property
+    def found(self) -> Path:
+        """The numbers of the runs."""
+        return self.runs / "found"
+
     def file(self, name: str) -> Path:
         """Of an experiment's numbers."""
         return self.found / f"{name}.csv"
+
+
+def keep(name: str, place: Place, kept: Path = KEPT) -> str:
+    """Put an experiment's numbers with those that are kept with the code, over those of old.
+
+    Returns:
+        How they are beside those of old, in words.
+    """
+    experiment, file = load(name), kept / f"{name}.csv"
+    new, _ = found.current(experiment, found.read(place.file(name)))
+    said = found.compared(found.read(file), new)
+    found.add(file, new, place.runs / ".found")
+    return said
 
 
 def run_group(name: str, target: str, seed: int, place: Place) -> int:
@@ -57,13 +73,18 @@ def run_group(name: str, target: str, seed: int, place: Place) -> int:
     keep_memory()
     there, _ = found.current(experiment, found.read(place.file(name)))
     done = {line.key for line in there}
+    elsewhere = found.same_runs(place.found)
     shared = Shared(2 * 10**9)
     new = []
     for run in experiment.runs(target, seed):
         if (run.row.name, run.choice, target, seed) not in done:
-            new.append(_found(run, place, shared))
+            known = elsewhere.get((run.digest, target, seed))
+            if known is not None:
+                line = replace(known, row=run.row.name, choice=run.choice)
+            else:
+                line = _found(run, place, shared)
+            new.append(line)
             found.add(place.file(name), new[-1:], place.runs / ".found")
-            line = new[-1]
             print(f"{name}: {target} seed {seed} {line.row}: {line.accuracy:.3f}", flush=True)
     return len(new)
 

@@ -23,7 +23,7 @@ import tyro
 from experiments.flips import flipped
 from experiments.methods import register
 from experiments.page import fill
-from experiments.plan import HERE, Run, load
+from experiments.plan import KEPT, Run, load
 from experiments.running import Place, finished
 from scmd.data.folder import load_domains
 from scmd.data.loader import evaluation_batches
@@ -61,26 +61,24 @@ Numbers = dict[tuple[str, str, str, int], dict[str, float]]
 
 def main(
     runs: Path = Path("runs/evidence"),
-    numbers: Path = HERE / "found",
     page: Annotated[Path | None, tyro.conf.arg(metavar="PAGE")] = None,
     report_only: bool = False,
 ) -> None:
-    """Measure what is new, then print the table.
+    """Measure the runs that are there, then print the table.
 
     Args:
         runs: Where runs are kept.
-        numbers: Where their numbers are kept.
         page: A page of the documentation to put the table into.
         report_only: Measure nothing.
     """
     register()
-    file, place = numbers / "selected.csv", Place(runs, numbers)
+    file, place = KEPT / "selected.csv", Place(runs)
     known = read(file)
     if not report_only:
         opinions: dict[int, tuple[bool, float]] | None = None
         for key, run in wanted():
             folder = finished(run, place)
-            if key in known or folder is None:
+            if folder is None:
                 continue
             opinions = opinions or teacher_on(place.materials.resolve(run.config).data.path)
             known[key] = measured(folder, opinions, key[0] == "flipped-labels")

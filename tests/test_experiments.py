@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from toys import CLASSES, FEATURES, ToyBackbone, ToyTeacher, make_batch
 
-from experiments import found
+from experiments import found, running
 from experiments.figures import budget as draw_budget
 from experiments.figures import gradient_samples
 from experiments.flips import Agreed, Capped, CappedConfig, flipped, wrong_labels
 from experiments.found import Found
 from experiments.methods import OWN
 from experiments.page import fill
-from experiments.plan import Experiment, Row, load, names
+from experiments.plan import Experiment, Row, Run, load, names
+from experiments.running import Place
 from experiments.tables import chosen, complete, table
 from experiments.tried.corrected import shifted
 from experiments.tried.curriculum import Curriculum, fraction_at
@@ -109,6 +110,36 @@ def test_a_run_has_one_line_the_last_one(tmp_path: Path) -> None:
     for accuracy in (0.25, 0.75):
         found.add(tmp_path / "toy.csv", [replace(line, accuracy=accuracy)], tmp_path)
     assert [x.accuracy for x in found.read(tmp_path / "toy.csv")] == [0.75]
+
+
+def test_numbers_that_came_anew_are_compared_with_those_that_are_kept() -> None:
+    lines = lines_of(toy_experiment(Row("ERM", "erm")))
+    assert found.compared([], lines) == "nothing to compare with"
+    assert found.compared(lines, lines) == "4 of 4 as kept, largest difference 0.000"
+    other = [replace(lines[0], accuracy=0.75), replace(lines[1], config="another"), lines[2]]
+    assert found.compared(lines, other) == "1 of 2 as kept, largest difference 0.250"
+
+
+def test_a_run_of_two_experiments_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of the settings says that it is one."""
+    other = [replace(line, accuracy=0.5) for line in lines_of(load("digits-main"))]
+    found.add(tmp_path / "found" / "digits-main.csv", other, tmp_path)
+    trained: list[str] = []
+
+    def train(run: Run, *_: object) -> Found:
+        trained.append(run.row.name)
+        return Found(run.row.name, run.choice, run.target, run.seed, 0.1, 0.9, 1, 1.0, run.digest)
+
+    monkeypatch.setattr(running, "_found", train)
+    assert running.run_group("digits-tuned", "ink", 1, Place(tmp_path)) == 13
+    lines = found.read(tmp_path / "found" / "digits-tuned.csv")
+    assert len(trained) == 8
+    assert sum(line.accuracy == 0.5 for line in lines) == 5
+    kept = tmp_path / "kept"
+    assert running.keep("digits-tuned", Place(tmp_path), kept) == "nothing to compare with"
+    assert found.read(kept / "digits-tuned.csv") == lines
 
 
 def test_numbers_of_other_settings_do_not_count() -> None:
@@ -291,10 +322,10 @@ def test_a_gradient_is_computed_of_as_many_samples_as_steps_and_selection_say() 
 
 
 def test_figures_are_drawn_where_the_numbers_are_complete(tmp_path: Path) -> None:
+    """Of the seeds that have all their runs."""
     experiment = load("digits-budget")
     lines = [replace(x, accuracy=0.1 * (1 + x.seed)) for x in lines_of(experiment)]
-    found.add(tmp_path / "digits-budget.csv", lines[1:], tmp_path)
-    assert draw_budget(tmp_path) is not None  # what is missing is the teacher's row
-    (tmp_path / "digits-budget.csv").unlink()
-    found.add(tmp_path / "digits-budget.csv", lines[:-1], tmp_path)
+    found.add(tmp_path / "digits-budget.csv", [x for x in lines if x.seed == 0][1:], tmp_path)
     assert draw_budget(tmp_path) is None
+    found.add(tmp_path / "digits-budget.csv", [x for x in lines if x.seed == 1], tmp_path)
+    assert draw_budget(tmp_path) is not None
