@@ -4,7 +4,7 @@
     python scripts/promptable.py pacs
     python scripts/promptable.py left-out
 
-The first two read runs that are there (see docs/results.md for how they were made); the third
+The first two read runs that are there (see docs/asking.md for how they were made); the third
 trains a student of the digits without two of its classes. Nothing is chosen by what is printed.
 """
 

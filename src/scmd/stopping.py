@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util  # whose end is registered before ours
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from scmd.errors import Stopped
@@ -91,13 +95,29 @@ def workers_deaf() -> Iterator[None]:
     """Let processes that are forked inside never hear the signals, from their first moment on.
 
     A terminal or a job's end signals all processes of a group, and a worker that dies of it takes
-    the step with it. Their parent, which hears them, tells its workers when to leave.
+    the step with it. Their parent, which hears them, tells its workers when to leave. Those that
+    it has not told when it ends are killed then: they would not hear multiprocessing, which
+    terminates them and waits.
     """
+    others = set(multiprocessing.active_children())
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _deaf.update(set(multiprocessing.active_children()) - others)
+
+
+_deaf: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, which is therefore called later
+def _end_the_deaf() -> None:
+    living = [process for process in multiprocessing.active_children() if process in _deaf]
+    if living:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's calls a killed worker an error
+    for process in living:
+        process.kill()
 
 
 Watch = Callable[[Iterable[Any]], Iterator[Any]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -88,3 +91,32 @@ def test_plans_are_asked_for_no_further_than_the_workers_are(workers):
     for step in range(5):
         next(made)
         assert len(asked) <= step + 2 + AHEAD * workers
+
+
+def test_workers_end_where_the_error_is_kept():
+    """With its traceback, and so with the frames that had the loader."""
+    others = set(multiprocessing.active_children())
+    made = filled(refuse, [[step] for step in range(9)], SIZE, 2)
+    next(made)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    with pytest.raises(BadImageError) as kept:
+        list(made)
+    assert set(multiprocessing.active_children()) <= others
+    assert kept.value.__traceback__ is not None
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit(0)", "ValueError"])
+def test_program_that_ends_by_itself_takes_its_workers_along(raised):
+    """Though they hear no signal, and though Python keeps the last traceback."""
+    program = f"""
+from scmd.data.workers import filled
+made = filled(lambda items, images: None, ([n] for n in range(99)), 4, 2)
+next(made)
+raise {raised}
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode == 0) == (raised == "SystemExit(0)")
+    assert "killed" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr

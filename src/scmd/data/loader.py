@@ -260,10 +260,13 @@ def _transformed(
     )
     with workers_deaf():
         transformed = iter(loader)
-    for images in transformed:
-        if isinstance(images, BadImageError):
-            raise images
-        yield images
+    try:
+        for images in transformed:
+            if isinstance(images, BadImageError):
+                raise images
+            yield images
+    finally:
+        del transformed  # ends the workers, even where somebody keeps the error's traceback
 
 
 def check_divisible(per_domain: int, processes: int) -> None:

@@ -101,17 +101,20 @@ def filled(
     )
     with workers_deaf():
         made_in_turn = iter(loader)
-    for number, made in enumerate(made_in_turn):
-        if isinstance(made, BadImageError):
-            raise made
-        images, count, said = made
-        if images is None:
-            room = making.room(number, count)
-            assert room is not None
-            images = room.pin_memory() if pin else room.clone()
-        elif pin:
-            images = images.pin_memory()
-        yield images, said
+    try:
+        for number, made in enumerate(made_in_turn):
+            if isinstance(made, BadImageError):
+                raise made
+            images, count, said = made
+            if images is None:
+                room = making.room(number, count)
+                assert room is not None
+                images = room.pin_memory() if pin else room.clone()
+            elif pin:
+                images = images.pin_memory()
+            yield images, said
+    finally:
+        del made_in_turn  # ends the workers, even where somebody keeps the error's traceback
 
 
 def _as_it_is(made: Any) -> Any:

@@ -2,7 +2,7 @@
 
 L_CM moves P f(x) to where the teacher's text tower puts the class texts; softmax(g cos(P f(x), t))
 then ranks other texts t as well. How well it does, and that it does not reach far beyond the
-trained classes, is measured in docs/results.md.
+trained classes, is measured in docs/asking.md.
 """
 
 from __future__ import annotations
