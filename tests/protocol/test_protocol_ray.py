@@ -26,7 +26,7 @@ from scmd.cli import main
 from scmd.errors import ScmdError
 from scmd.protocol import ray_cluster
 from scmd.protocol.plan import PlannedRun, plan
-from scmd.protocol.ray_cluster import RayCrew, Resources, check_address
+from scmd.protocol.ray_cluster import COMPARISON, RayCrew, Resources, _comparison, check_address
 from scmd.protocol.ray_worker import Place, RunWorker, scratch, sees
 from scmd.protocol.runner import DONE, run_plan
 from scmd.protocol.sent import unpack_run
@@ -151,7 +151,7 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_runs(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".probe").write_text(".probe")
     at = {"cwd": str(tmp_path), "version": version("scmd"), "cpus": 1}
-    place = Place(str(tmp_path / "out"), ".probe", **at)
+    place = Place(str(tmp_path / "out"), "a1b2", ".probe", **at)
     assert sees(place)
     assert not sees(replace(place, out=str(tmp_path / "elsewhere")))
     (tmp_path / "out" / ".probe").write_text("of another machine")
@@ -160,16 +160,30 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_runs(
     outcome, packed = worker.do(runs[0])
     assert outcome.kind == "done"
     assert packed is not None
-    there, here = scratch(place.out) / runs[0].name, tmp_path / "out" / runs[0].name
+    there, here = scratch(place.comparison) / runs[0].name, tmp_path / "out" / runs[0].name
     assert unpack_run(packed, here)
     same_bits(runs, here.parent, there.parent)
     worker.forget(runs[0].name)
     assert not there.exists()
 
 
+def test_a_comparison_has_a_name_that_goes_with_its_folder(tmp_path):
+    """So that what machines still have of the one before is not taken for this one's."""
+    out = tmp_path / "out"
+    out.mkdir()
+    name = _comparison(out)
+    assert _comparison(out) == name
+    shutil.rmtree(out)
+    out.mkdir()
+    assert _comparison(out) != name
+    (out / COMPARISON).write_text("../../elsewhere")
+    with pytest.raises(ScmdError, match=r"\.comparison: '\.\./\.\./elsewhere' is no comparison's"):
+        _comparison(out)
+
+
 def test_a_worker_of_another_version_does_not_begin(tmp_path):
     with pytest.raises(ScmdError, match=r"has scmd .*, and the sweep was started by 0\.0\.7"):
-        RunWorker(Place(str(tmp_path), ".probe", str(tmp_path), "0.0.7", 1))
+        RunWorker(Place(str(tmp_path), "a1b2", ".probe", str(tmp_path), "0.0.7", 1))
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from scmd.errors import ScmdError
-from scmd.files import ASIDE
+from scmd.files import ASIDE, writing_aside
 from scmd.methods import METHODS
 from scmd.protocol.elsewhere import processors
 from scmd.protocol.outcomes import Outcome
@@ -40,6 +40,8 @@ CONNECTING, ASKING = 5.0, 20.0
 """Seconds in which the head of a cluster has to answer: at all, and as one."""
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for a cluster of this machine alone, through which little goes."""
+COMPARISON = ".comparison"
+"""A file in a comparison's folder that says what it is called on other machines."""
 LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path."""
 SOCKET = "/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"
@@ -86,6 +88,7 @@ class RayCrew:
         with alone(self.out):
             self._probe = self.out / f".probe-{uuid.uuid4().hex}{ASIDE}"
             self._probe.write_text(self._probe.name)
+            self.comparison = _comparison(self.out)
         try:
             self._connect()
             self.cpus, self.gpus = self._shares()
@@ -171,7 +174,10 @@ class RayCrew:
         for module in {sys.modules[method.__module__] for method in own.values()}:
             if module.__name__ != "__main__":
                 self._by_value(module)
-        place = Place(str(self.out), self._probe.name, os.getcwd(), version("scmd"), self.cpus, own)
+        place = Place(
+            str(self.out), self.comparison, self._probe.name, os.getcwd(), version("scmd"),
+            self.cpus, own,
+        )  # fmt: skip
         actor = self._actors[worker] = self._actor.remote(place)
         self._asked[actor.ready.remote()] = worker, None
         return worker
@@ -251,6 +257,23 @@ def check_address(address: str) -> None:
             f"--ray-address {address}: what answers there is no head of a Ray cluster that this "
             f"Ray ({version('ray')}) can talk to. ray start --head prints the address"
         )
+
+
+def _comparison(out: Path) -> str:
+    """The name of a comparison: made once, and lost with its folder.
+
+    What another machine still has of a comparison that was here before must not be taken for this
+    one's: its data may have been other data. (Of two commands that begin at the same moment each
+    may have its own; the later one stays.)
+    """
+    file = out / COMPARISON
+    if not file.exists():
+        with writing_aside(file) as new:
+            new.write(uuid.uuid4().hex.encode())
+    name = file.read_text()
+    if re.fullmatch(r"[0-9a-f]{32}", name) is None:
+        raise ScmdError(f"{file}: {name[:40]!r} is no comparison's name. Delete the file")
+    return name
 
 
 def _short_folder() -> tempfile.TemporaryDirectory:

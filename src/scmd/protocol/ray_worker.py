@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,6 +27,8 @@ class Place:
 
     out: str
     """The comparison's folder, on the machine of the command."""
+    comparison: str
+    """Its own name, which no other has, not even one in a folder of the same path."""
     probe: str
     """A file in it that holds its own name: who finds it sees the same folder."""
     cwd: str
@@ -58,7 +59,7 @@ class RunWorker:
             os.chdir(place.cwd)
         torch.set_num_threads(place.cpus)
         self.sees_out = sees(place)
-        self.out = Path(place.out) if self.sees_out else scratch(place.out)
+        self.out = Path(place.out) if self.sees_out else scratch(place.comparison)
         self.shared: Shared = shared_by(max(1, processors() // place.cpus))
 
     def ready(self) -> bool:
@@ -87,7 +88,6 @@ def sees(place: Place) -> bool:
         return False
 
 
-def scratch(out: str) -> Path:
+def scratch(comparison: str) -> Path:
     """Where runs of a comparison are done on a machine that does not see its folder."""
-    digest = hashlib.blake2b(out.encode(), digest_size=8).hexdigest()
-    return cache_root() / "sweeps" / digest
+    return cache_root() / "sweeps" / comparison
