@@ -21,7 +21,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import found, selected
+from experiments import ensembles, found, selected
 from experiments.methods import register
 from experiments.page import fill
 from experiments.plan import KEPT, load, names
@@ -79,6 +79,7 @@ def main(
         print(f"{page}: filled {', '.join(fill(page, texts)) or 'nothing'}")
     if not experiments:
         selected.main(runs, page, report_only)
+        ensembles.main(runs, page, report_only)
 
 
 def _default(all_of_digits: bool, everything: bool) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from toys import CLASSES, FEATURES, ToyBackbone, ToyTeacher, make_batch
 
-from experiments import found, running
+from experiments import ensembles, found, running
+from experiments.ensembles import averaged
 from experiments.figures import budget as draw_budget
 from experiments.figures import gradient_samples
 from experiments.flips import Agreed, Capped, CappedConfig, flipped, wrong_labels
@@ -25,11 +29,19 @@ from experiments.tried.curriculum import Curriculum, fraction_at
 from experiments.tried.fitted import Fitted
 from experiments.tried.image_space import ImageSpace, ImageSpaceConfig
 from experiments.tried.views import Views, ViewsConfig
+from scmd.config import config_from
 from scmd.data.digits import NAMES
+from scmd.data.folder import load_domains
+from scmd.data.loader import evaluation_batches
+from scmd.deploy.classifier import load as load_classifier
+from scmd.evaluate import collect_logits
+from scmd.files import read_json
+from scmd.loop import train
 from scmd.methods import METHODS, SCMD, Method
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.images import as_float
 from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.run_folder import SUMMARY
 from scmd.selection import SelectionConfig
 
 SELECTING = SCMDConfig(selection=SelectionConfig(fraction=0.5, last_fraction=0.0))
@@ -329,3 +341,42 @@ def test_figures_are_drawn_where_the_numbers_are_complete(tmp_path: Path) -> Non
     assert draw_budget(tmp_path) is None
     found.add(tmp_path / "digits-budget.csv", [x for x in lines if x.seed == 1], tmp_path)
     assert draw_budget(tmp_path) is not None
+
+
+def test_a_mean_of_weights_is_measured_beside_the_best_of_them(
+    image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of networks of different methods, and without touching the runs."""
+    settings = {
+        "data": {"path": str(image_folder(("art", "photo", "sketch"), count=5)), "target": "art"},
+        "student": {"name": "test_efficientnet", "pretrained": False},
+        "training": {"steps": 4, "batch_per_domain": 4, "workers": 0},
+    }
+    folders = []
+    for method in ("erm", "kd"):
+        folders.append(tmp_path / method)
+        train(config_from(settings, "digits", method, ""), folders[-1], console=Console(quiet=True))
+    measured = {
+        folder.name: read_json(folder / SUMMARY)["results"]["art"]["accuracy"] for folder in folders
+    }
+    assert averaged(folders[:1] * 2) == pytest.approx((measured["erm"],) * 2)
+    mean, best = averaged(folders)
+    assert best in [pytest.approx(value) for value in measured.values()]
+    weights = [load_classifier(folder).state_dict() for folder in folders]
+    middle = load_classifier(folders[0])
+    middle.load_state_dict({k: (weights[0][k] + weights[1][k]) / 2 for k in weights[0]})
+    data = load_domains(settings["data"]["path"])
+    rows = np.flatnonzero(data.domain_index == data.domains.index("art"))
+    logits = collect_logits(middle, evaluation_batches(data, rows, 32, 8, 0), torch.device("cpu"))
+    right = logits.argmax(-1).numpy() == data.labels[rows]
+    assert mean == pytest.approx(right.mean())
+
+
+def test_means_are_compared_in_pairs() -> None:
+    label = next(iter(ensembles.ROWS["digits-tuned"]))
+    known = {
+        ("digits-tuned", label, "ink", seed): (0.5 + 0.1 * seed, 0.4 + 0.1 * seed)
+        for seed in range(2)
+    }
+    [row] = ensembles.table(known).rows
+    assert row[-1].startswith("+10.0 ± 0.0")
