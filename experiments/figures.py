@@ -21,6 +21,7 @@ from experiments.methods import register
 from experiments.plan import HERE, KEPT, Experiment, Run, load
 from experiments.selected import read as read_selected
 from experiments.tables import chosen, complete
+from scmd.methods.base import MethodConfig
 from scmd.methods.scmd import SCMDConfig
 from scmd.protocol.statistics import estimate_mean
 from scmd.protocol.tables import MEAN, Grid
@@ -36,7 +37,7 @@ def main(numbers: Path = KEPT, out: Path = DOCS) -> None:
         out: Where the figures go.
     """
     register()
-    for name, draw in (("budget.png", budget), ("wrong_labels.png", wrong_labels)):
+    for name, draw in FIGURES.items():
         figure = draw(numbers)
         if figure is None:
             print(f"{name}: numbers are missing")
@@ -63,6 +64,27 @@ def budget(numbers: Path) -> Figure | None:
     axes[0].set(xlabel="optimizer steps", ylabel="accuracy, mean over targets", xscale="log")
     axes[1].set(xlabel="samples with a gradient", xscale="log")
     axes[1].legend()
+    return figure
+
+
+def selection(numbers: Path) -> Figure | None:
+    """Accuracy against the part of each batch that is kept, a line for each target."""
+    grid, experiment = _grid("digits-selection", numbers)
+    if grid is None:
+        return None
+    runs = [run for run in experiment.runs(experiment.targets[0], 0) if _only_rho(run)]
+    runs.sort(key=lambda run: _fraction(run.config.hparams))
+    figure, axes = plt.subplots(figsize=(5, 3.4))
+    for target in (*experiment.targets, MEAN):
+        estimates = [estimate_mean(list(grid.trials(r.row.name, target).values())) for r in runs]
+        axes.errorbar(
+            [_fraction(run.config.hparams) for run in runs], [e.mean for e in estimates],
+            yerr=[e.high - e.mean for e in estimates] if target == MEAN else None,
+            marker="o", capsize=2, label=target, linewidth=2 if target == MEAN else 0.8,
+            color="black" if target == MEAN else None,
+        )  # fmt: skip
+    axes.set(xlabel="ρ, the part of a batch that is kept", ylabel="accuracy on the target")
+    axes.legend(fontsize="small")
     return figure
 
 
@@ -99,7 +121,18 @@ def gradient_samples(run: Run) -> int:
     return round(training.steps * batch * (1 - selecting * (1 - selection.fraction)))
 
 
-def _fraction(hparams: SCMDConfig) -> float:
+def _only_rho(run: Run) -> bool:
+    """Whether it is SCMD with the preset's other settings."""
+    hparams = run.config.hparams
+    if not isinstance(hparams, SCMDConfig) or hparams.selection.scope != "batch":
+        return False
+    return hparams.selection.rule == "all" or (
+        (hparams.selection.warmup, hparams.selection.last_fraction) == (0.4, 0.25)
+    )
+
+
+def _fraction(hparams: MethodConfig) -> float:
+    assert isinstance(hparams, SCMDConfig)
     return 1.0 if hparams.selection.rule == "all" else hparams.selection.fraction
 
 
@@ -118,6 +151,9 @@ def _grid(name: str, numbers: Path) -> tuple[Grid | None, Experiment]:
     if not whole or len(whole) % (len(experiment.all_runs()) // experiment.seeds):
         return None, experiment
     return chosen(experiment, whole), experiment
+
+
+FIGURES = {"selection.png": selection, "budget.png": budget, "wrong_labels.png": wrong_labels}
 
 
 if __name__ == "__main__":
