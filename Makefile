@@ -27,7 +27,7 @@ check: setup  ## lint and types
 bench: setup  ## time training beside the released code's step
 	$(BIN)/scmd bench --out docs/benchmarks.md $(BENCH)
 
-results: setup  ## the digits' main tables, in an hour; RESULTS=--all and more: experiments/README.md
+results: setup  ## the main tables of the digits, anew; RESULTS=--all and more: experiments/README.md
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments --processes 2 --page docs/results.md $(RESULTS)
 	$(BIN)/python -m experiments.figures
 
