@@ -267,9 +267,11 @@ def test_bad_input_is_clear_and_leaves_nothing(config, tmp_path, clip_folder):
     with pytest.raises(ScmdError, match="holds a teacher already"):
         fit_teacher(config, clip_folder, console=QUIET)
     fit_teacher(config, tmp_path / "teacher", console=QUIET)
-    (tmp_path / "teacher" / "teacher.json").unlink()
-    with pytest.raises(ScmdError, match=r"other settings \(lr: 0.001 -> 0.5\)"):
-        fit_teacher(replace(config, lr=0.5), tmp_path / "teacher", resume=True, console=QUIET)
+    for finished in (True, False):
+        if not finished:
+            (tmp_path / "teacher" / "teacher.json").unlink()
+        with pytest.raises(ScmdError, match=r"other settings \(lr: 0.001 -> 0.5\)"):
+            fit_teacher(replace(config, lr=0.5), tmp_path / "teacher", resume=True, console=QUIET)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(ScmdError, match="not empty and holds no teacher"):

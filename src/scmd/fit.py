@@ -72,11 +72,11 @@ def fit_teacher(
         Stopped: By Ctrl-C or SIGTERM, after a checkpoint.
     """
     out, console = Path(out), console or Console()
+    _check_folder(out, config, resume)
     if (out / CARD).exists() and resume:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # a kill may have left them
         console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / CARD)
-    _check_folder(out, config, resume)
     keep_memory()
     if not config.data:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
