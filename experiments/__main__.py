@@ -75,11 +75,18 @@ def main(
             tables = [t for t in (table(experiment, lines), choices_made(experiment, lines)) if t]
             texts[name] = render(tables, "markdown")
             print(render(tables, "text"))
+    if not experiments:
+        for name, measures in {"selected": selected, "ensembles": ensembles}.items():
+            file = KEPT / f"{name}.csv"
+            known = found.read_measures(file)
+            if not report_only:
+                measures.update(known, place)
+                found.write_measures(file, known)
+            if known:
+                texts[name] = render([measures.table(known)], "markdown")
+                print(render([measures.table(known)], "text"))
     if page:
         print(f"{page}: filled {', '.join(fill(page, texts)) or 'nothing'}")
-    if not experiments:
-        selected.main(runs, page, report_only)
-        ensembles.main(runs, page, report_only)
 
 
 def _default(all_of_digits: bool, everything: bool) -> list[str]:

@@ -1,26 +1,19 @@
 """The mean of the weights of several students of one target and seed: ``tried`` without training.
 
-    python -m experiments.ensembles
-
-They share the first weights, the split and the batches. Reads runs that are still on the disk,
-writes what their means give to ``found/ensembles.csv``, and prints a table.
+They share the first weights, the split and the batches. From runs that are still on the disk; what
+their means give is kept in ``found/ensembles.csv``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 
-from experiments.methods import register
-from experiments.page import fill
-from experiments.plan import KEPT, Experiment, Run, load
+from experiments.found import Key, Measures
+from experiments.plan import Experiment, Run, load
 from experiments.running import Place, finished
 from experiments.tables import difference, with_half
 from scmd.build import assign_roles
@@ -29,8 +22,7 @@ from scmd.data.loader import evaluation_batches
 from scmd.deploy.classifier import Classifier
 from scmd.deploy.classifier import load as load_classifier
 from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
-from scmd.files import writing_aside
-from scmd.protocol.formats import Table, render
+from scmd.protocol.formats import Table
 from scmd.protocol.statistics import estimate_mean
 from scmd.run_folder import CONFIG
 from scmd.soup import soup
@@ -50,37 +42,14 @@ ROWS = {
 }  # fmt: skip
 """Per experiment, what a mean is of: all choices of so many rows."""
 
-Key = tuple[str, str, str, int]
-Numbers = dict[Key, tuple[float, float]]
-"""Per experiment, mean, target and seed, the accuracy on the target of the mean of the weights, and
-of the one of them that the sources' holdout likes best."""
 
-
-def main(
-    runs: Path = Path("runs/evidence"),
-    page: Annotated[Path | None, tyro.conf.arg(metavar="PAGE")] = None,
-    report_only: bool = False,
-) -> None:
-    """Average the runs that are there, then print the table.
-
-    Args:
-        runs: Where runs are kept.
-        page: A page of the documentation to put the table into.
-        report_only: Average nothing.
-    """
-    register()
-    file, place = KEPT / "ensembles.csv", Place(runs)
-    known = read(file)
-    if not report_only:
-        for key, members in wanted():
-            folders = [finished(run, place) for run in members]
-            if all(folders):
-                known[key] = averaged([folder for folder in folders if folder])
-                print(*key, *(f"{value:.3f}" for value in known[key]), flush=True)
-        write(file, known)
-    print(render([table(known)], "text"))
-    if page:
-        fill(page, {"ensembles": render([table(known)], "markdown")})
+def update(known: Measures, place: Place) -> None:
+    """Average the runs that are there."""
+    for key, members in wanted():
+        folders = [finished(run, place) for run in members]
+        if all(folders):
+            mean, best = averaged([folder for folder in folders if folder])
+            known[key] = {"mean": mean, "best": best}
 
 
 def wanted() -> Iterator[tuple[Key, list[Run]]]:
@@ -122,12 +91,13 @@ def averaged(folders: list[Path]) -> tuple[float, float]:
     return score(mean, everything), score(best, everything)
 
 
-def table(known: Numbers) -> Table:
+def table(known: Measures) -> Table:
     """Means over targets and seeds, and the paired difference."""
     found = Table("Means of weights", ["", "mean of the weights", "best of them", "difference"])
     for name, means in ROWS.items():
         for label in means:
-            pairs = [value for key, value in known.items() if key[:2] == (name, label)]
+            of_it = [values for key, values in known.items() if key[:2] == (name, label)]
+            pairs = [(values["mean"], values["best"]) for values in of_it]
             if pairs:
                 both = [with_half(estimate_mean(list(side))) for side in zip(*pairs, strict=True)]
                 step = estimate_mean([one - other for one, other in pairs])
@@ -138,29 +108,3 @@ def table(known: Numbers) -> Table:
         "is that of the sources' holdout. Differences in percentage points, paired."
     )
     return found
-
-
-def read(file: Path) -> Numbers:
-    """All lines of the file."""
-    known: Numbers = {}
-    if file.exists():
-        with file.open(newline="", encoding="utf-8") as lines:
-            for line in csv.DictReader(lines):
-                key = (line["experiment"], line["mean of"], line["target"], int(line["seed"]))
-                known[key] = float(line["accuracy"]), float(line["best"])
-    return known
-
-
-def write(file: Path, known: Numbers) -> None:
-    """Write all lines."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["experiment", "mean of", "target", "seed", "accuracy", "best"])
-    for key, values in sorted(known.items()):
-        rows.writerow([*key, *(f"{value:.4f}" for value in values)])
-    with writing_aside(file) as aside:
-        aside.write(text.getvalue().encode())
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

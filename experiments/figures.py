@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from experiments import found
 from experiments.methods import register
 from experiments.plan import HERE, KEPT, Experiment, Run, load
-from experiments.selected import read as read_selected
 from experiments.tables import chosen, complete
 from scmd.methods.base import MethodConfig
 from scmd.methods.scmd import SCMDConfig
@@ -91,7 +90,7 @@ def selection(numbers: Path) -> Figure | None:
 def wrong_labels(numbers: Path) -> Figure | None:
     """Of what is kept the part with a wrong label, beside the accuracy, with flipped labels."""
     grid, experiment = _grid("flipped-labels", numbers)
-    known = read_selected(numbers / "selected.csv")
+    known = found.read_measures(numbers / "selected.csv")
     shares: dict[str, list[float]] = defaultdict(list)
     for (name, row, *_), values in known.items():
         if name == experiment.name:

@@ -74,6 +74,40 @@ def add(file: Path, new: Iterable[Found], lock: Path) -> None:
             aside.write(text.getvalue().encode())
 
 
+Key = tuple[str, str, str, int]
+"""An experiment, a row, a target and a seed."""
+Measures = dict[Key, dict[str, float]]
+"""What else was measured of runs, by name."""
+_KEY = ("experiment", "row", "target", "seed")
+
+
+def read_measures(file: Path) -> Measures:
+    """All lines of a file; none where there is no file."""
+    if not file.exists():
+        return {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {
+            (line["experiment"], line["row"], line["target"], int(line["seed"])): {
+                name: float(value) for name, value in line.items() if name not in _KEY
+            }
+            for line in csv.DictReader(lines)
+        }
+
+
+def write_measures(file: Path, known: Measures) -> None:
+    """Write all lines, if there are any; each has the measures of the first."""
+    if not known:
+        return
+    names = list(next(iter(known.values())))
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([*_KEY, *names])
+    for key, values in sorted(known.items()):
+        rows.writerow([*key, *(f"{values[name]:.4f}" for name in names)])
+    with writing_aside(file) as aside:
+        aside.write(text.getvalue().encode())
+
+
 def compared(before: Iterable[Found], after: Iterable[Found]) -> str:
     """How numbers that came anew are beside those of the same runs that were there, in words."""
     known = {(line.key, line.config): line.accuracy for line in before}

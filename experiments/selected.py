@@ -1,36 +1,28 @@
 """What selection keeps: hard samples, wrong labels, and what the teacher knows of them.
 
-    python -m experiments.selected
-
-Reads the selections of runs that are still on the disk, writes their means to
-``found/selected.csv``, and prints a table.
+From the selections of runs that are still on the disk; their means are kept in
+``found/selected.csv``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-import tyro
 
 from experiments.flips import flipped
-from experiments.methods import register
-from experiments.page import fill
-from experiments.plan import KEPT, Run, load
+from experiments.found import Key, Measures
+from experiments.plan import Run, load
 from experiments.running import Place, finished
 from scmd.data.folder import load_domains
 from scmd.data.loader import evaluation_batches
 from scmd.evaluate import EVALUATION_BATCH, collect_logits
-from scmd.files import writing_aside
 from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
-from scmd.protocol.formats import Table, render
+from scmd.protocol.formats import Table
 from scmd.run_folder import SELECTION
 
 ROWS = {
@@ -56,40 +48,20 @@ NOTE = (
     "teacher is asked about the clean image and its right class; p is without temperature. In the "
     "rows that are said to be so, one training label in ten is wrong."
 )
-Numbers = dict[tuple[str, str, str, int], dict[str, float]]
 
 
-def main(
-    runs: Path = Path("runs/evidence"),
-    page: Annotated[Path | None, tyro.conf.arg(metavar="PAGE")] = None,
-    report_only: bool = False,
-) -> None:
-    """Measure the runs that are there, then print the table.
-
-    Args:
-        runs: Where runs are kept.
-        page: A page of the documentation to put the table into.
-        report_only: Measure nothing.
-    """
-    register()
-    file, place = KEPT / "selected.csv", Place(runs)
-    known = read(file)
-    if not report_only:
-        opinions: dict[int, tuple[bool, float]] | None = None
-        for key, run in wanted():
-            folder = finished(run, place)
-            if folder is None:
-                continue
-            opinions = opinions or teacher_on(place.materials.resolve(run.config).data.path)
-            known[key] = measured(folder, opinions, key[0] == "flipped-labels")
-        write(file, known)
-    text = render([table(known)], "markdown")
-    print(render([table(known)], "text"))
-    if page:
-        fill(page, {"selected": text})
+def update(known: Measures, place: Place) -> None:
+    """Measure the runs that are there."""
+    opinions: dict[int, tuple[bool, float]] | None = None
+    for key, run in wanted():
+        folder = finished(run, place)
+        if folder is None:
+            continue
+        opinions = opinions or teacher_on(place.materials.resolve(run.config).data.path)
+        known[key] = measured(folder, opinions, key[0] == "flipped-labels")
 
 
-def wanted() -> Iterator[tuple[tuple[str, str, str, int], Run]]:
+def wanted() -> Iterator[tuple[Key, Run]]:
     """The runs of ``ROWS``."""
     for name, rows in ROWS.items():
         for run in load(name).all_runs():
@@ -133,7 +105,7 @@ def measured(
     }  # fmt: skip
 
 
-def table(known: Numbers) -> Table:
+def table(known: Measures) -> Table:
     """Means over targets and seeds."""
     rows: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for (name, row, *_), values in known.items():
@@ -149,31 +121,3 @@ def table(known: Numbers) -> Table:
     said = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "no"
     found.notes.append(NOTE.format(runs=f"{said} runs a row"))
     return found
-
-
-def read(file: Path) -> Numbers:
-    """All lines of the file."""
-    if not file.exists():
-        return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        return {
-            (line["experiment"], line["row"], line["target"], int(line["seed"])): {
-                measure: float(line[measure]) for measure in MEASURES
-            }
-            for line in csv.DictReader(lines)
-        }
-
-
-def write(file: Path, known: Numbers) -> None:
-    """Write all lines."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["experiment", "row", "target", "seed", *MEASURES])
-    for key, values in sorted(known.items()):
-        rows.writerow([*key, *(f"{values[measure]:.4f}" for measure in MEASURES)])
-    with writing_aside(file) as aside:
-        aside.write(text.getvalue().encode())
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

@@ -154,6 +154,14 @@ def test_a_run_of_two_experiments_is_trained_once(
     assert found.read(kept / "digits-tuned.csv") == lines
 
 
+def test_measures_are_read_as_they_were_written(tmp_path: Path) -> None:
+    known = {("toy", "SCMD", "ink", seed): {"kept": 0.5, "right": 0.25 * seed} for seed in range(2)}
+    found.write_measures(tmp_path / "measures.csv", known)
+    assert found.read_measures(tmp_path / "measures.csv") == known
+    found.write_measures(tmp_path / "none.csv", {})
+    assert found.read_measures(tmp_path / "none.csv") == {}
+
+
 def test_numbers_of_other_settings_do_not_count() -> None:
     before = toy_experiment(Row("ERM", "erm"))
     after = toy_experiment(Row("ERM", "erm", {"hparams": {"lr": 0.5}}))
@@ -375,7 +383,7 @@ def test_a_mean_of_weights_is_measured_beside_the_best_of_them(
 def test_means_are_compared_in_pairs() -> None:
     label = next(iter(ensembles.ROWS["digits-tuned"]))
     known = {
-        ("digits-tuned", label, "ink", seed): (0.5 + 0.1 * seed, 0.4 + 0.1 * seed)
+        ("digits-tuned", label, "ink", seed): {"mean": 0.5 + 0.1 * seed, "best": 0.4 + 0.1 * seed}
         for seed in range(2)
     }
     [row] = ensembles.table(known).rows
