@@ -289,13 +289,13 @@ def test_other_processes_are_sent_where_it_is_and_not_what_it_holds(data):
 
 
 DECODE = """
-import sys, time
+import os, sys, time
 import scmd.data.decode_once as module
 from rich.console import Console
 from scmd.data.folder import load_domains
 read = module.read_image
 def slow(path, *given):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")  # a line at once: threads read
     time.sleep(float(sys.argv[2]))
     return read(path, *given)
 module.read_image = slow
