@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -298,7 +299,7 @@ def test_a_teacher_is_loaded_once_for_its_classes(monkeypatch):
 
     def load(config: TeacherConfig, classes: tuple[str, ...]) -> object:
         loaded.append((config.name, classes))
-        return object()
+        return SimpleNamespace(answers=None)
 
     monkeypatch.setattr(cache, "load_teacher", load)
     shared = Shared()
@@ -306,7 +307,13 @@ def test_a_teacher_is_loaded_once_for_its_classes(monkeypatch):
     first = [shared.teacher(TeacherConfig(name), classes) for name, classes in wanted]
     again = [shared.teacher(TeacherConfig(name), classes) for name, classes in wanted]
     assert loaded == wanted
-    assert first == again
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    assert len({id(teacher.answers) for teacher in first}) == len(wanted)
+
+
+def test_a_run_by_itself_keeps_no_answers(monkeypatch):
+    monkeypatch.setattr(cache, "load_teacher", lambda *_: SimpleNamespace(answers=None))
+    assert Shared(0).teacher(TeacherConfig("a"), ("x",)).answers is None
 
 
 def test_a_value_is_made_once_even_where_it_is_none():

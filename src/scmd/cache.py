@@ -1,4 +1,4 @@
-"""What the runs of one process share: decoded and augmented batches, the teacher, costs.
+"""What the runs of one process share: decoded and augmented batches, the teacher and its answers.
 
 A batch is a function of data, seed and step alone, so all methods of a comparison see the same
 ones; they are made once. Nothing is kept on the disk, and nothing here changes a result.
@@ -29,6 +29,7 @@ from scmd.data.loader import (
 )
 from scmd.data.transforms import Transform
 from scmd.data.views import FixedViews
+from scmd.models.answers import Answers
 from scmd.models.teacher import CLIPTeacher, TeacherConfig, load_teacher
 
 MOST_BYTES = 4 * 10**9
@@ -124,8 +125,11 @@ class Shared:
         return self.once(key, lambda: decode_once(data, shorter_side, scored_size, console))
 
     def teacher(self, config: TeacherConfig, classes: tuple[str, ...]) -> CLIPTeacher:
-        """As ``scmd.models.teacher.load_teacher``."""
-        return self.once(("teacher", config, classes), lambda: load_teacher(config, classes))
+        """As ``scmd.models.teacher.load_teacher``; asked the same again, it looks at nothing."""
+        teacher = self.once(("teacher", config, classes), lambda: load_teacher(config, classes))
+        if self.most_bytes and teacher.answers is None:
+            teacher.answers = Answers()
+        return teacher
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` returned when this key was first asked for."""

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.errors import ScmdError
 from scmd.files import read_json
+from scmd.models.answers import Answers
 from scmd.models.images import Normalize
 from scmd.models.open_clip_files import open_files
 from scmd.models.prompts import PromptConfig, class_prompts
@@ -103,6 +104,8 @@ class CLIPTeacher(nn.Module):
         self.preprocess = preprocess
         """The model's own transform, from a picture to its normalised input [3, H, W]."""
         self.register_buffer("text_embeddings", text_embeddings, persistent=False)
+        self.answers: Answers | None = None
+        """Where several runs ask: what was answered before."""
         self._half: dict[tuple[torch.dtype, torch.device], nn.Module | None] = {}
         self.eval()
 
@@ -118,7 +121,7 @@ class CLIPTeacher(nn.Module):
     @torch.no_grad()
     def logits(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
         """See ``Teacher.logits``."""
-        return self.normalized_logits(self.normalize(images))
+        return self.opinion(self.embeddings(images))
 
     @torch.no_grad()
     def normalized_logits(self, pixels: Tensor) -> Tensor:
@@ -154,6 +157,11 @@ class CLIPTeacher(nn.Module):
     @torch.no_grad()
     def embeddings(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
         """φ_img(x), L2-normalised: float32 [B, E]. Arguments as for ``logits``."""
+        if self.answers is None:
+            return self._look_at(images)
+        return self.answers.to(images, self._look_at)
+
+    def _look_at(self, images: Tensor) -> Tensor:
         return self.normalized_embeddings(self.normalize(images))
 
     def opinion(self, embeddings: Tensor) -> Tensor:
