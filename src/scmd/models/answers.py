@@ -43,5 +43,5 @@ def _key(images: Tensor) -> bytes:
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     how = (images.shape, images.stride(), images.dtype, precision)
     digest = hashlib.blake2b(repr(how).encode(), digest_size=16)
-    digest.update(images.detach().contiguous().numpy())
+    digest.update(images.detach().contiguous().numpy().data)
     return digest.digest()
