@@ -21,7 +21,8 @@ from experiments.running import Place, finished
 from scmd.data.folder import load_domains
 from scmd.data.loader import evaluation_batches
 from scmd.evaluate import EVALUATION_BATCH, collect_logits
-from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.models.pretrained import EMBEDDED
+from scmd.models.teacher import TeacherConfig, load_teacher
 from scmd.protocol.formats import Table
 from scmd.run_folder import SELECTION
 

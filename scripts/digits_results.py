@@ -22,7 +22,8 @@ from scmd.demo import METHODS_SHOWN, demo_config, digits_folder
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json
 from scmd.loop import train
-from scmd.models.teacher import EMBEDDED, TeacherConfig
+from scmd.models.pretrained import EMBEDDED
+from scmd.models.teacher import TeacherConfig
 from scmd.protocol.statistics import estimate_mean
 
 

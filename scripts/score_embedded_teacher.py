@@ -16,7 +16,8 @@ from scmd.data.digits import NAMES
 from scmd.data.folder import load_domains
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json, write_json
-from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.models.pretrained import EMBEDDED
+from scmd.models.teacher import TeacherConfig, load_teacher
 
 FOLDER = Path(__file__).parents[1] / "src" / "scmd" / "embedded" / "teacher"
 CARD, PROSE = FOLDER / "teacher.json", FOLDER / "README.md"

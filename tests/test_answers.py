@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from scmd.models.answers import Answers
-from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.models.pretrained import EMBEDDED
+from scmd.models.teacher import TeacherConfig, load_teacher
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -300,12 +300,12 @@ def test_resume_takes_the_runs_own_configuration(run, tmp_path, capsys):
 
 
 def test_default_folder_is_named_by_data_target_method_and_seed(images, tmp_path, monkeypatch):
-    from scmd.commands import _default_folder
+    from scmd.commands.models import default_folder
     from scmd.config import DataConfig, RunConfig
 
     monkeypatch.chdir(images)
     for path, name in ((".", "images"), ("../my.images/", "my.images"), ("a/b.csv", "b")):
-        folder = _default_folder(RunConfig(data=DataConfig(path)))
+        folder = default_folder(RunConfig(data=DataConfig(path)))
         assert folder == Path("runs") / f"{name}-all-scmd-seed0"
 
 

@@ -16,7 +16,8 @@ from scmd.data.folder import load_domains
 from scmd.demo import DemoConfig, demo_config, run_demo
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.files import read_json
-from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher, parse_name
+from scmd.models.pretrained import EMBEDDED, parse_name
+from scmd.models.teacher import TeacherConfig, load_teacher
 
 ROOT = Path(__file__).parents[1]
 

@@ -40,7 +40,8 @@ from scmd.loop import train
 from scmd.methods import METHODS, SCMD, Method
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.images import as_float
-from scmd.models.teacher import EMBEDDED, TeacherConfig, load_teacher
+from scmd.models.pretrained import EMBEDDED
+from scmd.models.teacher import TeacherConfig, load_teacher
 from scmd.run_folder import SUMMARY
 from scmd.selection import SelectionConfig
 

@@ -27,8 +27,9 @@ from scmd.deploy.promptable import (
 )
 from scmd.errors import ScmdError
 from scmd.methods import SCMD
+from scmd.models.pretrained import encode_prompts, open_pretrained
 from scmd.models.prompts import PromptConfig
-from scmd.models.teacher import TeacherConfig, encode_prompts, load_teacher, open_pretrained
+from scmd.models.teacher import TeacherConfig, load_teacher
 
 TEXTS = ("cat", "zebra", "a picture of nothing")
 READ = (["this is a photo of a cat"], ["this is a photo of a zebra"], ["a picture of nothing"])

@@ -39,17 +39,11 @@ from scmd.loop import estimate_run, train
 from scmd.methods import METHODS
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.images import as_float
+from scmd.models.pretrained import EMBEDDED, parse_name
 from scmd.models.prompts import PromptConfig
 from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import StudentConfig
-from scmd.models.teacher import (
-    EMBEDDED,
-    CLIPTeacher,
-    Teacher,
-    TeacherConfig,
-    load_teacher,
-    parse_name,
-)
+from scmd.models.teacher import CLIPTeacher, Teacher, TeacherConfig, load_teacher
 from scmd.report.opinions import teacher_opinions
 from scmd.selection import SelectionConfig
 from scmd.store import cache_root

@@ -20,13 +20,7 @@ from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.methods import Method
 from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import create_backbone
-from scmd.models.teacher import (
-    CLIPTeacher,
-    Teacher,
-    TeacherConfig,
-    load_teacher,
-    seen_domains,
-)
+from scmd.models.teacher import CLIPTeacher, Teacher, TeacherConfig, load_teacher, seen_domains
 from scmd.progress import counting
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,9 @@ from scmd.loop import train
 from scmd.methods import MethodConfig
 from scmd.methods.kd import KDConfig
 from scmd.methods.scmd import SCMDConfig
+from scmd.models.pretrained import EMBEDDED
 from scmd.models.student import StudentConfig
-from scmd.models.teacher import EMBEDDED, TeacherConfig
+from scmd.models.teacher import TeacherConfig
 from scmd.selection import SelectionConfig
 
 # Fixed beforehand: nothing about them was chosen by looking at results.

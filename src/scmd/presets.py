@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from scmd.models.teacher import EMBEDDED
+from scmd.models.pretrained import EMBEDDED
 
 # What the released code does differently, as far as it changes a result. It trains in fp16, which
 # a CPU cannot. Its phase switch is at step (1 - k) · 5000, inclusive, whatever the number of steps,

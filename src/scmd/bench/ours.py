@@ -21,7 +21,8 @@ from scmd.data.loader import Batch, DomainBatches
 from scmd.efficiency import plain_attention
 from scmd.machine import keep_memory
 from scmd.models.images import Normalize
-from scmd.models.teacher import CLIPTeacher, TeacherConfig, encode_prompts
+from scmd.models.pretrained import encode_prompts
+from scmd.models.teacher import CLIPTeacher, TeacherConfig
 from scmd.stepping import Stepper
 
 STEPS = 1_000_000

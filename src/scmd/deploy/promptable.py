@@ -27,8 +27,8 @@ from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.losses import cross_modality_logits
 from scmd.models.images import as_float
+from scmd.models.pretrained import encode_prompts, open_pretrained, parse_name, usable
 from scmd.models.prompts import PromptConfig, class_prompts
-from scmd.models.teacher import encode_prompts, open_pretrained, parse_name, usable
 from scmd.models.weights import load_strictly, read_state_dict
 from scmd.run_folder import CONFIG
 

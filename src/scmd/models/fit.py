@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from scmd.errors import ScmdError
 from scmd.files import read_json, write_json, writing_aside
 from scmd.models.open_clip_files import CONFIG, WEIGHTS, read_config
+from scmd.models.pretrained import open_pretrained, parse_name, strict_open_clip
 from scmd.models.prompts import readable
 from scmd.models.student import without_head
-from scmd.models.teacher import open_pretrained, parse_name, strict_open_clip
 from scmd.models.weights import load_strictly
 
 

@@ -14,7 +14,7 @@ from scmd.data.augment import AugmentationName
 from scmd.data.folder import ClassPolicy
 from scmd.errors import ScmdError
 from scmd.limits import MOST_IMAGES, MOST_SEED, MOST_STEPS, MOST_WORKERS, require_whole
-from scmd.models.teacher import DEFAULT_TEACHER
+from scmd.models.pretrained import DEFAULT_TEACHER
 
 
 @dataclass(frozen=True)
