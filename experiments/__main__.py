@@ -21,7 +21,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import ensembles, found, selected
+from experiments import ensembles, found, selected, sureness
 from experiments.methods import register
 from experiments.page import fill
 from experiments.plan import KEPT, load, names
@@ -76,7 +76,8 @@ def main(
             texts[name] = render(tables, "markdown")
             print(render(tables, "text"))
     if not experiments:
-        for name, measures in {"selected": selected, "ensembles": ensembles}.items():
+        for measures in (selected, sureness, ensembles):
+            name = measures.__name__.rpartition(".")[2]
             file = KEPT / f"{name}.csv"
             known = found.read_measures(file)
             if not report_only:

@@ -43,12 +43,23 @@ class Materials:
         weights = config.student.weights
         return replace(
             config,
-            data=replace(config.data, path=self._path(config.data.path)),
-            teacher=replace(config.teacher, name=self._path(config.teacher.name)),
-            student=replace(config.student, weights=weights and Path(self._path(str(weights)))),
+            data=replace(config.data, path=self.path(config.data.path)),
+            teacher=replace(config.teacher, name=self.path(config.teacher.name)),
+            student=replace(config.student, weights=weights and Path(self.path(str(weights)))),
         )
 
-    def _path(self, name: str) -> str:
+    def there(self, name: str) -> bool:
+        """Whether a name is a path, or of what is made or takes a moment."""
+        return name == "@digits" or not name.startswith("@") or self._file(name).exists()
+
+    def _file(self, name: str) -> Path:
+        """What is there last when a name's thing is made."""
+        if name == "@pacs/half":
+            return self.folder / "pacs" / "halves" / NAMES[1]
+        return self.folder / name[1:] / CARD
+
+    def path(self, name: str) -> str:
+        """Of what a name stands for, which is made where it is not there."""
         if not name.startswith("@"):
             return name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +68,10 @@ class Materials:
         if name == "@mobilenetv2_100":
             return str(_asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100"))
         if name in ("@pacs/half", "@pacs/teacher"):
-            self._make_pacs()
-            return str(
-                self.folder / "pacs" / {"half": f"halves/{NAMES[1]}"}.get(name[6:], name[6:])
-            )
+            if not self.there(name):
+                self._make_pacs()
+            file = self._file(name)
+            return str(file.parent if file.name == CARD else file)
         match = re.fullmatch(r"@teachers/(\d+)x(\d+)", name)
         if match is None:
             raise ScmdError(f"there is no {name!r}")

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from toys import CLASSES, FEATURES, ToyBackbone, ToyTeacher, make_batch
 
-from experiments import ensembles, found, running
+from experiments import ensembles, found, running, sureness
 from experiments.ensembles import averaged
 from experiments.figures import budget as draw_budget
 from experiments.figures import gradient_samples
@@ -389,3 +389,30 @@ def test_means_are_compared_in_pairs() -> None:
     }
     [row] = ensembles.table(known).rows
     assert row[-1].startswith("+10.0 ± 0.0")
+
+
+def test_a_sure_teacher_leaves_little_and_a_teacher_that_is_too_sure_is_found_out() -> None:
+    labels = torch.arange(4).repeat(50)
+    logits = torch.nn.functional.one_hot(labels, 4).float()
+    sure, unsure = (sureness.measured(scale * logits, labels) for scale in (30.0, 3.0))
+    assert sure["left"] < 0.001 < unsure["left"]
+    assert unsure["ratio"] == pytest.approx(1 / 3)
+    wrong = labels.clone()
+    wrong[::10] = (labels[::10] + 1) % 4
+    found = sureness.measured(30.0 * logits, wrong)
+    assert found["right"] == pytest.approx(0.9)
+    # Where a tenth is wrong, the likeliest temperature gives each class that has not won p / 3.
+    won = (30.0 / torch.tensor(found["temperature"]) * logits[:1]).softmax(-1).max()
+    assert won.item() == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_teacher_is_asked_once_and_only_where_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+    monkeypatch.setattr(sureness, "_asked", lambda run, _: asked.append(run.target) or {"right": 1})
+    known: found.Measures = {}
+    for _ in range(2):
+        sureness.update(known, Place(tmp_path))
+    assert len(asked) == len(known) == 8  # the embedded one: of two experiments, four domains
+    assert not any("pacs" in experiment for experiment, *_ in known)
