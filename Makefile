@@ -13,8 +13,8 @@ SOAK := tests/soak tests/fuzz tests/data/test_data_sampling.py tests/protocol/te
 demo: setup  ## train ERM, KD and SCMD on the embedded digits
 	$(BIN)/scmd demo $(DEMO)
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests, a file at a time on each processor
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 soak: setup  ## kill runs at random moments, and feed all inputs with nonsense: ten minutes
 	SCMD_SOAK=1 $(BIN)/python -m pytest $(SOAK)

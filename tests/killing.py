@@ -13,11 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 
 from scmd.checkpoint import load_checkpoint
 from scmd.config import RunConfig
 from scmd.loop import train
+
+# Autograd decides at its first use whether forked processes may use it, too: yes, as long as
+# torch.export has not been used before. So it is used here, before any test is.
+torch.ones((), requires_grad=True).backward()
 
 FILE_OPERATIONS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir")
 LEFT = 3
