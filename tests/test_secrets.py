@@ -120,6 +120,7 @@ def test_what_is_wrong_is_said_without_the_secret(image_folder, tmp_path, argume
     [
         ("https://me:pw12@host/x", "https://***@host/x"),
         ("s3://key@bucket", "s3://***@bucket"),
+        ("https://me:p@ss@host/x@y", "https://***@host/x@y"),
         ("http://h/x?a=1&token=abc&b=2", "http://h/x?a=1&token=***&b=2"),
         ("https://h/x?X-Amz-Signature=abc", "https://h/x?X-Amz-Signature=***"),
         ("hf_abcdefghijklmnopqrstuv", "***"),

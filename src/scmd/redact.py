@@ -13,7 +13,7 @@ _AFTER_FLAG = re.compile(
     rf"""(--?[\w.-]*{_NAMES}[\w.-]*['"]?(?:=|,?\s+))(?![\s-])['"]?[^\s'"]+""", re.IGNORECASE
 )
 # A path that is made of an address has one stroke.
-_IN_ADDRESS = re.compile(r"(?<=\w:/)(/?)[^\s/@?#]+(?=@)")
+_IN_ADDRESS = re.compile(r"(?<=\w:/)(/?)[^\s/?#]+(?=@)")
 _IN_QUERY = re.compile(
     r"([?&][\w.-]*(?:token|secret|passw|key|sig|credential)[\w.-]*=)[^&\s#'\"]+", re.IGNORECASE
 )
