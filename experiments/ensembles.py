@@ -29,9 +29,9 @@ from scmd.soup import soup
 
 ROWS = {
     "digits-tuned": {
-        "ERM, three learning rates": ("ERM",),
-        "KD, three learning rates": ("KD",),
-        "SCMD, no selection, three learning rates": ("SCMD, no selection",),
+        "ERM, its four settings": ("ERM",),
+        "KD, its four settings": ("KD",),
+        "SCMD, no selection, its four settings": ("SCMD, no selection",),
     },
     "pacs-standin": {
         "KD and SCMD, no selection": ("KD", "SCMD, no selection"),
