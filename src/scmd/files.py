@@ -138,3 +138,13 @@ def read_json(path: Path) -> Any:
         raise ScmdError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # or it is nested a thousand times
         raise ScmdError(f"{path} is damaged: {error}") from error
+
+
+def make_folder(folder: Path, flag: str) -> None:
+    """Make what a flag named. Raises ScmdError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScmdError(
+            f"{folder} cannot be made: {error.strerror}. Choose another {flag}"
+        ) from error

@@ -9,16 +9,6 @@ from scmd.errors import ScmdError
 from scmd.limits import MOST_WORKERS, require_whole
 
 
-def make_folder(folder: Path, flag: str) -> None:
-    """Make what a flag named. Raises ScmdError where that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScmdError(
-            f"{folder} cannot be made: {error.strerror}. Choose another {flag}"
-        ) from error
-
-
 def check_writable(file: Path | None) -> None:
     """Raises ScmdError where a file could not be written."""
     if file is None:

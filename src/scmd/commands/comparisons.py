@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from scmd.arguments import ProtocolCommand, ReportCommand, TablesCommand
-from scmd.commands.checks import check_writable, make_folder
+from scmd.commands.checks import check_writable
 from scmd.errors import ScmdError
+from scmd.files import make_folder
 from scmd.protocol.present import TablesConfig, tables_of
 
 

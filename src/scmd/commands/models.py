@@ -18,9 +18,10 @@ from scmd.arguments import (
     TeacherFitCommand,
     TrainCommand,
 )
-from scmd.commands.checks import check_workers, check_writable, make_folder
+from scmd.commands.checks import check_workers, check_writable
 from scmd.config import RunConfig
 from scmd.errors import ScmdError
+from scmd.files import make_folder
 from scmd.models.teacher import TeacherConfig
 
 

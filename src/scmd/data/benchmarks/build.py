@@ -14,6 +14,7 @@ from scmd.data.benchmarks.arrange import How, items_of, place
 from scmd.data.benchmarks.counts import Comparison, compare, in_short
 from scmd.data.benchmarks.entries import Benchmark
 from scmd.errors import ScmdError
+from scmd.files import make_folder
 from scmd.store import cache_root, exclusive
 
 ARRANGED = "arranged"
@@ -54,12 +55,7 @@ def workshop(out: Path, what: str, say: Callable[[str], None]) -> Iterator[Path]
         cache_root() / "making" / name, lambda: say(f"waiting: another process makes {out}")
     ):
         made = not out.parent.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ScmdError(
-                f"{folder} cannot be made: {error.strerror}. Choose another --out"
-            ) from error
+        make_folder(folder, "--out")
         try:
             yield folder
         finally:
