@@ -197,8 +197,11 @@ def _without_defaults(config: RunConfig) -> dict[str, Any]:
     values = flatten(plain(dataclasses.asdict(config)))
     default = RunConfig(method=config.method, hparams=type(config.hparams)())
     usual = flatten(plain(dataclasses.asdict(default)))
+    without_effect = set(_HOW_IT_RUNS)
+    if config.average.average != "ema":
+        without_effect.add("average.ema_decay")
     return {
         name: value
         for name, value in values.items()
-        if name == "method" or (name not in _HOW_IT_RUNS and usual.get(name) != value)
+        if name == "method" or (name not in without_effect and usual.get(name) != value)
     }

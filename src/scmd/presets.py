@@ -61,6 +61,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "evaluate_every": 50,
             "checkpoint_every": 250,
         },
-        "average": {"average": "ema", "average_start": 1, "ema_decay": 0.98},
+        "average": {"average": "ema", "average_start": 1, "ema_decay": 0.9},
     },
 }
