@@ -14,6 +14,8 @@ from experiments.tried.corrected import Corrected
 from experiments.tried.curriculum import Curriculum
 from experiments.tried.fitted import Fitted
 from experiments.tried.image_space import ImageSpace
+from experiments.tried.mixtures import Mixtures
+from experiments.tried.textures import Textures
 from experiments.tried.views import Views
 from scmd.methods import METHODS, Method
 
@@ -29,6 +31,8 @@ OWN: dict[str, type[Method]] = {
     "tried-fitted": Fitted,
     "tried-corrected": Corrected,
     "tried-image-space": ImageSpace,
+    "tried-mixtures": Mixtures,
+    "tried-textures": Textures,
 }
 
 

@@ -1,4 +1,4 @@
-"""The evidence: what its files say, how numbers are kept, and the methods that were tried."""
+"""The evidence: what its files say, how numbers are kept, and what is made of them."""
 
 from __future__ import annotations
 
@@ -10,42 +10,28 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor
-from toys import CLASSES, FEATURES, ToyBackbone, ToyTeacher, make_batch
 
 from experiments import ensembles, found, running, sureness
 from experiments.ensembles import averaged
 from experiments.figures import budget as draw_budget
 from experiments.figures import gradient_samples
-from experiments.flips import Agreed, Capped, CappedConfig, flipped, wrong_labels
 from experiments.found import Found
 from experiments.methods import OWN
 from experiments.page import fill
 from experiments.plan import Experiment, Row, Run, load, names
 from experiments.running import Place
 from experiments.tables import chosen, complete, table
-from experiments.tried.corrected import shifted
-from experiments.tried.curriculum import Curriculum, fraction_at
-from experiments.tried.fitted import Fitted
-from experiments.tried.image_space import ImageSpace, ImageSpaceConfig
-from experiments.tried.views import Views, ViewsConfig
+from scmd.averaging import AverageConfig
 from scmd.config import config_from
-from scmd.data.digits import NAMES
 from scmd.data.folder import load_domains
 from scmd.data.loader import evaluation_batches
 from scmd.deploy.classifier import load as load_classifier
 from scmd.evaluate import collect_logits
 from scmd.files import read_json
 from scmd.loop import train
-from scmd.methods import METHODS, SCMD, Method
-from scmd.methods.scmd import SCMDConfig
-from scmd.models.images import as_float
+from scmd.methods import METHODS
 from scmd.models.pretrained import EMBEDDED
-from scmd.models.teacher import TeacherConfig, load_teacher
 from scmd.run_folder import SUMMARY
-from scmd.selection import SelectionConfig
-
-SELECTING = SCMDConfig(selection=SelectionConfig(fraction=0.5, last_fraction=0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +39,6 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only here: other tests go through all methods of the package."""
     for name, method in OWN.items():
         monkeypatch.setitem(METHODS, name, method)
-
-
-def build(method: type[Method], config: SCMDConfig = SELECTING, teacher: object = None) -> Method:
-    torch.manual_seed(0)
-    return method(ToyBackbone(FEATURES), teacher or ToyTeacher(), config, CLASSES)  # type: ignore[arg-type]
 
 
 def toy_experiment(*rows: Row) -> Experiment:
@@ -106,6 +87,12 @@ def test_a_digest_depends_on_settings_that_have_an_effect_only() -> None:
     other = replace(run.config, training=replace(training, steps=7))
     assert replace(run, config=same).digest == run.digest
     assert replace(run, config=other).digest != run.digest
+    for average, same_run in (("none", True), ("ema", False)):
+        one, two = (
+            replace(run, config=replace(run.config, average=AverageConfig(average, ema_decay=d)))
+            for d in (0.9, 0.98)
+        )
+        assert (one.digest == two.digest) == same_run
 
 
 # How numbers are kept.
@@ -199,122 +186,6 @@ def test_a_page_changes_within_its_places_only(tmp_path: Path) -> None:
         text = page.read_text()
         assert text.startswith("a\n<!-- made by make results: one -->\n\nnew\n\n<!-- end -->")
         assert text.endswith("\nb\n")
-
-
-# Flipped labels.
-
-
-def test_a_tenth_of_the_labels_is_flipped_to_others() -> None:
-    ids, labels = torch.arange(5000), torch.arange(5000) % 10
-    wrong = flipped(ids)
-    assert abs(float(wrong.float().mean()) - 0.1) < 0.02
-    given = wrong_labels(labels, ids, 10)
-    assert torch.equal(given != labels, wrong)
-    assert set(((given - labels) % 10)[wrong].tolist()) == set(range(1, 10))
-
-
-def test_a_flip_depends_on_the_sample_alone() -> None:
-    ids = torch.arange(200)
-    order = torch.randperm(200)
-    assert torch.equal(flipped(ids)[order], flipped(ids[order]))
-
-
-def ranks(method: Method, images: Tensor, labels: Tensor) -> Tensor:
-    return method.selection_losses(images, labels)  # type: ignore[attr-defined, operator]
-
-
-def test_a_cap_puts_what_is_too_hard_below_the_rest() -> None:
-    batch = make_batch()
-    plain = ranks(build(SCMD), as_float(batch.images), batch.labels)
-    cap = float(plain.median()) / torch.tensor(CLASSES).log().item()
-    config = CappedConfig(cap=cap, selection=SELECTING.selection)
-    capped = ranks(build(Capped, config), as_float(batch.images), batch.labels)
-    hard = plain > plain.median()
-    assert torch.equal(capped[~hard], plain[~hard])
-    assert capped[hard].max() < capped[~hard].min()
-
-
-def test_where_the_teacher_disagrees_nothing_is_selected_before_the_rest() -> None:
-    batch, teacher = make_batch(), ToyTeacher()
-    plain = ranks(build(SCMD), as_float(batch.images), batch.labels)
-    own = ranks(build(Agreed, teacher=teacher), as_float(batch.images), batch.labels)
-    ids = torch.zeros_like(batch.labels)
-    agrees = teacher.logits(batch.images, ids).argmax(-1) == batch.labels
-    assert 0 < int(agrees.sum()) < len(agrees)
-    assert torch.equal(own[agrees], plain[agrees])
-    assert bool((own[~agrees] < 0).all())
-
-
-# What was tried.
-
-
-@pytest.mark.parametrize("name", [name for name in OWN if name != "tried-views"])
-def test_what_was_tried_learns(name: str) -> None:
-    own = build(OWN[name], OWN[name].Config(lr=1e-2))  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(own.param_groups())
-    batch, losses = make_batch(), []
-    for _ in range(30):
-        output = dict(own(batch, 0.9))
-        output["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(output["loss"].detach()))
-    assert losses[-1] < losses[0]
-
-
-def test_a_curriculum_goes_from_all_to_the_fraction() -> None:
-    selection = SelectionConfig(fraction=0.2, warmup=0.1, last_fraction=0.4)
-    assert [round(fraction_at(p, selection), 6) for p in (0, 0.1, 0.35, 0.6, 1)] == [
-        1, 1, 0.6, 0.2, 0.2,
-    ]  # fmt: skip
-    method = build(Curriculum)
-    asked = method.config
-    kept = [int(method(make_batch(), p)["kept"]) for p in (0.0, 0.5, 0.999)]
-    assert kept == [20, 15, 10]
-    assert method.config is asked
-
-
-def test_a_shifted_teacher_says_the_label_and_keeps_its_values() -> None:
-    logits = torch.randn(50, CLASSES)
-    labels = torch.arange(50) % CLASSES
-    right = shifted(logits, labels)
-    assert torch.equal(right.argmax(-1), labels)
-    assert torch.equal(right.sort(-1).values, logits.sort(-1).values)
-    said = logits.argmax(-1) == labels
-    assert torch.equal(right[said], logits[said])
-
-
-def test_a_fitted_temperature_learns_from_the_labels_alone() -> None:
-    method = build(Fitted)
-    assert isinstance(method, Fitted)
-    batch = make_batch()
-    method(batch, 0.0)["loss"].backward()
-    raw = ToyTeacher().table[batch.teacher_ids].detach()
-    log_t = torch.zeros((), requires_grad=True)
-    torch.nn.functional.cross_entropy(raw / log_t.exp(), batch.labels).backward()
-    assert method.log_temperature.grad is not None
-    assert log_t.grad is not None
-    torch.testing.assert_close(method.log_temperature.grad, log_t.grad)
-
-
-def test_without_weight_the_image_term_changes_nothing() -> None:
-    batch = make_batch()
-    config = ImageSpaceConfig(lambda3=0.0, selection=SELECTING.selection)
-    own, plain = build(ImageSpace, config), build(SCMD)
-    for method in (own, plain):
-        method(batch, 0.0)["loss"].backward()
-    for a, b in zip(own.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-
-
-def test_views_of_an_even_image_are_the_image() -> None:
-    teacher = load_teacher(TeacherConfig(EMBEDDED), NAMES)
-    method = Views(ToyBackbone(FEATURES), teacher, ViewsConfig(), len(NAMES))
-    images = torch.rand(3, 3, 1, 1).expand(3, 3, 64, 64)
-    ids = torch.arange(3)
-    torch.testing.assert_close(
-        method._opinion(images, ids), teacher.logits(images, ids), atol=1e-4, rtol=1e-4
-    )
 
 
 def test_seeds_that_are_not_complete_are_left_out_where_one_is() -> None:
