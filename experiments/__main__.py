@@ -5,8 +5,8 @@
     python -m experiments pacs-standin --pacs FOLDER --weights FILE
     python -m experiments --report-only       the tables, from the numbers in experiments/found
 
-Numbers go to runs/evidence/found as they come, and over those in experiments/found when an
-experiment ends; how they are beside those is said. It can be killed at any moment and started
+Numbers go to runs/evidence/found as they come, and over those in experiments/found in the
+end; how they are beside those is said. It can be killed at any moment and started
 again. With OMP_NUM_THREADS=1 two processes share two cores.
 """
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +27,11 @@ from experiments import ensembles, found, selected, sureness
 from experiments.methods import register
 from experiments.page import fill
 from experiments.plan import KEPT, load, names
-from experiments.running import Place, groups, keep, run_group
+from experiments.running import Place, groups, keep, run_all
 from experiments.tables import choices_made, table
 from scmd.errors import ScmdError
 from scmd.protocol.formats import render
+from scmd.protocol.jobs import stop_with_parent
 
 ELSEWHERE = ("pacs", "gpu")
 """How the names of experiments begin that need more than the embedded digits."""
@@ -63,9 +66,9 @@ def main(
     chosen = experiments or tuple(_default(all or report_only, report_only))
     began = time.perf_counter()
     if not report_only:
+        of_quick = {name: load(name).quick for name in chosen if not (all or experiments)}
+        _run({name: seeds or of_quick.get(name) for name in chosen}, place, processes)
         for name in chosen:
-            quick = load(name).quick if not (all or experiments) else None
-            _run(name, place, processes, quick if seeds is None else seeds)
             print(f"{name}: {keep(name, place)}")
         print(f"trained for {(time.perf_counter() - began) / 60:.0f} minutes")
     texts = {}
@@ -95,19 +98,24 @@ def _default(all_of_digits: bool, everything: bool) -> list[str]:
     return [name for name in usual if all_of_digits or load(name).quick]
 
 
-def _run(name: str, place: Place, processes: int, seeds: int | None) -> None:
-    experiment = load(name)
-    for run in experiment.runs(experiment.targets[0], 0):
-        place.materials.resolve(run.config)  # made once, before processes want it
-    wanted = [(t, s) for t, s in groups(experiment, place) if seeds is None or s < seeds]
-    tasks = [(name, target, seed, place) for target, seed in wanted]
+def _run(chosen: Mapping[str, int | None], place: Place, processes: int) -> None:
+    """Train, of each experiment, the first so many seeds; None: all of them."""
+    names_of: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for name, seeds in chosen.items():
+        experiment = load(name)
+        for run in experiment.runs(experiment.targets[0], 0):
+            place.materials.resolve(run.config)  # made once, before processes want it
+        for target, seed in groups(experiment, place):
+            if seeds is None or seed < seeds:
+                names_of[seed, target].append(name)
+    tasks = [(names_of[key], key[1], key[0], place) for key in sorted(names_of)]
     if processes == 1:
         for task in tasks:
-            run_group(*task)
+            run_all(*task)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
-        for future in [pool.submit(run_group, *task) for task in tasks]:
+    with ProcessPoolExecutor(processes, context, stop_with_parent) as pool:
+        for future in [pool.submit(run_all, *task) for task in tasks]:
             future.result()
 
 

@@ -127,7 +127,7 @@ def same_runs(folder: Path) -> dict[tuple[str, str, int], Found]:
     """All lines in a folder, by settings, target and seed: some runs are of several experiments."""
     return {
         (line.config, line.target, line.seed): line
-        for file in sorted(folder.glob("digits-*.csv"))
+        for file in sorted(folder.glob("*-*.csv"))
         for line in read(file)
     }
 

@@ -197,9 +197,8 @@ def _without_defaults(config: RunConfig) -> dict[str, Any]:
     values = flatten(plain(dataclasses.asdict(config)))
     default = RunConfig(method=config.method, hparams=type(config.hparams)())
     usual = flatten(plain(dataclasses.asdict(default)))
-    without_effect = set(_HOW_IT_RUNS)
-    if config.average.average != "ema":
-        without_effect.add("average.ema_decay")
+    decay = () if config.average.average == "ema" else ("average.ema_decay",)
+    without_effect = (*_HOW_IT_RUNS, *decay)
     return {
         name: value
         for name, value in values.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def keep(name: str, place: Place, kept: Path = KEPT) -> str:
     return said
 
 
-def run_group(name: str, target: str, seed: int, place: Place) -> int:
-    """Train all rows of an experiment on a target with a seed, and write their numbers down.
+def run_all(names: Sequence[str], target: str, seed: int, place: Place) -> int:
+    """Train all rows of some experiments on a target with a seed, and write their numbers down.
 
     They share batches and teachers. Stopped at any moment and started again, it goes on where it
     was, with the same result to the bit.
@@ -69,12 +70,16 @@ def run_group(name: str, target: str, seed: int, place: Place) -> int:
         How many runs were not there before.
     """
     register()
-    experiment = load(name)
     keep_memory()
+    shared = Shared(2 * 10**9)
+    return sum(_run_group(load(name), target, seed, place, shared) for name in names)
+
+
+def _run_group(experiment: Experiment, target: str, seed: int, place: Place, shared: Shared) -> int:
+    name = experiment.name
     there, _ = found.current(experiment, found.read(place.file(name)))
     done = {line.key for line in there}
     elsewhere = found.same_runs(place.found)
-    shared = Shared(2 * 10**9)
     new = []
     for run in experiment.runs(target, seed):
         if (run.row.name, run.choice, target, seed) not in done:

@@ -87,12 +87,13 @@ def test_a_digest_depends_on_settings_that_have_an_effect_only() -> None:
     other = replace(run.config, training=replace(training, steps=7))
     assert replace(run, config=same).digest == run.digest
     assert replace(run, config=other).digest != run.digest
-    for average, same_run in (("none", True), ("ema", False)):
-        one, two = (
-            replace(run, config=replace(run.config, average=AverageConfig(average, ema_decay=d)))
-            for d in (0.9, 0.98)
-        )
-        assert (one.digest == two.digest) == same_run
+    averages = [
+        (AverageConfig("none", ema_decay=0.9), AverageConfig("none", ema_decay=0.98), True),
+        (AverageConfig("ema", ema_decay=0.9), AverageConfig("ema", ema_decay=0.98), False),
+    ]
+    for *both, equal in averages:
+        one, two = (replace(run, config=replace(run.config, average=a)) for a in both)
+        assert (one.digest == two.digest) == equal
 
 
 # How numbers are kept.
@@ -134,7 +135,7 @@ def test_a_run_of_two_experiments_is_trained_once(
 
     monkeypatch.setattr(running, "_found", train)
     wanted = load("digits-tuned").runs("ink", 1)
-    assert running.run_group("digits-tuned", "ink", 1, Place(tmp_path)) == len(wanted)
+    assert running.run_all(["digits-tuned"], "ink", 1, Place(tmp_path)) == len(wanted)
     lines = found.read(tmp_path / "found" / "digits-tuned.csv")
     assert (
         len(trained) == len(wanted) - 5

@@ -174,19 +174,13 @@ def test_random_filters_keep_shapes_and_leave_some_images_as_they_are() -> None:
 
 
 def test_a_teacher_is_asked_about_images_as_they_are_and_the_student_is_not() -> None:
-    asked: list[Tensor] = []
-
-    class Listening(ToyTeacher):
-        def logits(self, images: Tensor, sample_ids: Tensor | None = None) -> Tensor:
-            asked.append(images)
-            return super().logits(images, sample_ids)
-
+    teacher = ToyTeacher()
     batch = make_batch()
     config = TexturesConfig(part=1.0, selection=SELECTING.selection)
     torch.manual_seed(0)
-    output = build(Textures, config, Listening())(batch, 0.0)
+    output = build(Textures, config, teacher)(batch, 0.0)
     kept = output["decisions"].kept  # type: ignore[union-attr]
-    torch.testing.assert_close(asked[0], as_float(batch.images)[kept])
+    torch.testing.assert_close(teacher.asked[0][0], as_float(batch.images)[kept])
     plain = build(SCMD)(batch, 0.0)
     assert float(output["ce"]) != float(plain["ce"])
 

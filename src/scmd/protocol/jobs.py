@@ -167,7 +167,7 @@ def _why(member: _Member) -> str:
 def _work(connection: Connection, out: Path, jobs: int, gpu: str | None, said: Path) -> None:
     """What a process does: run after run, until it is told None or to stop."""
     _leave_terminal(said)
-    _stop_with_parent()
+    stop_with_parent()
     _take_part(jobs, gpu)
     shared = shared_by(jobs)
     try:
@@ -188,7 +188,7 @@ def _leave_terminal(said: Path) -> None:
     os.close(file)
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent() -> None:
     """A parent that was killed can tell nobody to stop."""
     parent = multiprocessing.parent_process()
     assert parent is not None
