@@ -1,6 +1,6 @@
 """Train what is missing and print the tables: ``python -m experiments``, or ``make results``.
 
-    python -m experiments                     the quick ones: 228 runs
+    python -m experiments                     the quick ones: 224 runs
     python -m experiments --all               every experiment on the digits: many hours
     python -m experiments pacs-standin --pacs FOLDER --weights FILE
     python -m experiments --report-only       the tables, from the numbers in experiments/found
