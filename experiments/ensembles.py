@@ -28,10 +28,9 @@ from scmd.run_folder import CONFIG
 from scmd.soup import soup
 
 ROWS = {
-    "digits-tuned": {
-        "ERM, its four settings": ("ERM",),
-        "KD, its four settings": ("KD",),
-        "SCMD, no selection, its four settings": ("SCMD, no selection",),
+    "digits-main": {
+        "KD and SCMD": ("KD", "SCMD"),
+        "SCMD, with and without selection": ("SCMD", "SCMD, no selection"),
     },
     "pacs-standin": {
         "KD and SCMD, no selection": ("KD", "SCMD, no selection"),
