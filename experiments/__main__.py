@@ -23,7 +23,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import ensembles, found, selected, sureness
+from experiments import found, selected, sureness
 from experiments.methods import register
 from experiments.page import fill
 from experiments.plan import KEPT, load, names
@@ -79,7 +79,7 @@ def main(
             texts[name] = render(tables, "markdown")
             print(render(tables, "text"))
     if not experiments:
-        for measures in (selected, sureness, ensembles):
+        for measures in (selected, sureness):
             name = measures.__name__.rpartition(".")[2]
             file = KEPT / f"{name}.csv"
             known = found.read_measures(file)

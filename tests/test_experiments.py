@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from experiments import ensembles, found, running, sureness
-from experiments.ensembles import averaged
+from experiments import found, running, sureness
 from experiments.figures import budget as draw_budget
 from experiments.figures import gradient_samples
 from experiments.found import Found
@@ -22,16 +18,8 @@ from experiments.plan import Experiment, Row, Run, load, names
 from experiments.running import Place
 from experiments.tables import chosen, complete, table
 from scmd.averaging import AverageConfig
-from scmd.config import config_from
-from scmd.data.folder import load_domains
-from scmd.data.loader import evaluation_batches
-from scmd.deploy.classifier import load as load_classifier
-from scmd.evaluate import collect_logits
-from scmd.files import read_json
-from scmd.loop import train
 from scmd.methods import METHODS
 from scmd.models.pretrained import EMBEDDED
-from scmd.run_folder import SUMMARY
 
 
 @pytest.fixture(autouse=True)
@@ -219,51 +207,11 @@ def test_a_gradient_is_computed_of_as_many_samples_as_steps_and_selection_say() 
 
 def test_figures_are_drawn_where_the_numbers_are_complete(tmp_path: Path) -> None:
     """Of the seeds that have all their runs."""
-    experiment = load("digits-budget")
-    lines = [replace(x, accuracy=0.1 * (1 + x.seed)) for x in lines_of(experiment)]
-    found.add(tmp_path / "digits-budget.csv", [x for x in lines if x.seed == 0][1:], tmp_path)
+    lines = lines_of(load("digits-budget"))
+    found.add(tmp_path / "digits-budget.csv", lines[1:], tmp_path)
     assert draw_budget(tmp_path) is None
-    found.add(tmp_path / "digits-budget.csv", [x for x in lines if x.seed == 1], tmp_path)
+    found.add(tmp_path / "digits-budget.csv", lines[:1], tmp_path)
     assert draw_budget(tmp_path) is not None
-
-
-def test_a_mean_of_weights_is_measured_beside_the_best_of_them(
-    image_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Of networks of different methods, and without touching the runs."""
-    settings = {
-        "data": {"path": str(image_folder(("art", "photo", "sketch"), count=5)), "target": "art"},
-        "student": {"name": "test_efficientnet", "pretrained": False},
-        "training": {"steps": 4, "batch_per_domain": 4, "workers": 0},
-    }
-    folders = []
-    for method in ("erm", "kd"):
-        folders.append(tmp_path / method)
-        train(config_from(settings, "digits", method, ""), folders[-1], console=Console(quiet=True))
-    measured = {
-        folder.name: read_json(folder / SUMMARY)["results"]["art"]["accuracy"] for folder in folders
-    }
-    assert averaged(folders[:1] * 2) == pytest.approx((measured["erm"],) * 2)
-    mean, best = averaged(folders)
-    assert best in [pytest.approx(value) for value in measured.values()]
-    weights = [load_classifier(folder).state_dict() for folder in folders]
-    middle = load_classifier(folders[0])
-    middle.load_state_dict({k: (weights[0][k] + weights[1][k]) / 2 for k in weights[0]})
-    data = load_domains(settings["data"]["path"])
-    rows = np.flatnonzero(data.domain_index == data.domains.index("art"))
-    logits = collect_logits(middle, evaluation_batches(data, rows, 32, 8, 0), torch.device("cpu"))
-    right = logits.argmax(-1).numpy() == data.labels[rows]
-    assert mean == pytest.approx(right.mean())
-
-
-def test_means_are_compared_in_pairs() -> None:
-    label = next(iter(ensembles.ROWS["digits-tuned"]))
-    known = {
-        ("digits-tuned", label, "ink", seed): {"mean": 0.5 + 0.1 * seed, "best": 0.4 + 0.1 * seed}
-        for seed in range(2)
-    }
-    [row] = ensembles.table(known).rows
-    assert row[-1].startswith("+10.0 ± 0.0")
 
 
 def test_a_sure_teacher_leaves_little_and_a_teacher_that_is_too_sure_is_found_out() -> None:

@@ -1,1 +1,0 @@
-"""What was tried to do better than SCMD, a file each."""
