@@ -10,6 +10,7 @@ from experiments.flips import (
     FlippedSCMD,
     Trusting,
 )
+from experiments.mixtures import Mixtures, MixturesERM
 from scmd.methods import METHODS, Method
 
 OWN: dict[str, type[Method]] = {
@@ -19,6 +20,8 @@ OWN: dict[str, type[Method]] = {
     "flipped-scmd-capped": Capped,
     "flipped-scmd-agreed": Agreed,
     "flipped-scmd-trusting": Trusting,
+    "tried-mixtures": Mixtures,
+    "tried-mixtures-erm": MixturesERM,
 }
 
 
