@@ -106,6 +106,7 @@ def wrong_labels(numbers: Path) -> Figure | None:
     halves = [e.high - e.mean for e in estimates]
     axes[1].errorbar([e.mean for e in estimates], rows, xerr=halves, fmt="o")
     axes[1].set(xlabel="accuracy, mean over targets")
+    axes[1].locator_params(axis="x", nbins=5)
     axes[0].invert_yaxis()
     return figure
 
