@@ -67,7 +67,8 @@ def main(
     began = time.perf_counter()
     if not report_only:
         of_quick = {name: load(name).quick for name in chosen if not (all or experiments)}
-        _run({name: seeds or of_quick.get(name) for name in chosen}, place, processes)
+        first = {name: of_quick.get(name) if seeds is None else seeds for name in chosen}
+        _run(first, place, processes)
         for name in chosen:
             print(f"{name}: {keep(name, place)}")
         print(f"trained for {(time.perf_counter() - began) / 60:.0f} minutes")

@@ -17,6 +17,7 @@ from scmd.data.digits import DOMAINS
 from scmd.data.folder import load_domains
 from scmd.deploy.evaluate import evaluate_teacher
 from scmd.errors import ScmdError
+from scmd.files import make_folder
 from scmd.limits import nearest
 from scmd.loop import train
 from scmd.methods import MethodConfig
@@ -100,12 +101,7 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Any]]:
         ``interval`` and ``ece``, ``holdout`` of the sources, ``seconds``, ``gap_closed`` and
         ``parameters``.
     """
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScmdError(
-            f"{config.out} cannot be made: {error.strerror}. Choose another --out"
-        ) from error
+    make_folder(config.out, "--out")
     images = digits_folder(config.out)
     data = load_domains(images)
     zero_shot = evaluate_teacher(TeacherConfig(EMBEDDED), data, 2)["results"][config.target]
