@@ -67,11 +67,8 @@ class Materials:
             return str(digits_folder(self.folder))
         if name == "@mobilenetv2_100":
             return str(_asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100"))
-        if name in ("@pacs/half", "@pacs/teacher"):
-            if not self.there(name):
-                self._make_pacs()
-            file = self._file(name)
-            return str(file.parent if file.name == CARD else file)
+        if name.startswith("@pacs/"):
+            return str(self._of_pacs(name))
         match = re.fullmatch(r"@teachers/(\d+)x(\d+)", name)
         if match is None:
             raise ScmdError(f"there is no {name!r}")
@@ -88,14 +85,22 @@ class Materials:
             embedded_teacher.main(work, folder, images, steps)
         return folder
 
-    def _make_pacs(self) -> None:
-        """The halves of PACS, and a teacher that has seen the first."""
+    def _of_pacs(self, name: str) -> Path:
+        """What the teachers have not seen, or a teacher that has seen the rest, of 128 or 224 px."""
         import pacs_standin  # type: ignore[import-not-found]
 
-        data = _asked_for(self.pacs, "--pacs FOLDER, of PACS")
-        weights = _asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100")
-        study = pacs_standin.Study(self.folder / "pacs", weights, 0, False)
-        pacs_standin.prepare(study, data, teacher_steps=400)
+        out, file = self.folder / "pacs", self._file(name)
+        if not file.exists():
+            pacs_standin.halve(_asked_for(self.pacs, "--pacs FOLDER, of PACS"), out)
+        if name == "@pacs/half":
+            return file
+        size_and_steps = {"@pacs/teacher": (128, 400), "@pacs/teacher-224": (224, 1000)}
+        if name not in size_and_steps:
+            raise ScmdError(f"there is no {name!r}")
+        if not file.exists():
+            weights = _asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100")
+            pacs_standin.teach(out, file.parent.name, weights, *size_and_steps[name])
+        return file.parent
 
 
 def _asked_for(given: Path | None, what: str) -> Path:

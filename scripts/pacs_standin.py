@@ -11,8 +11,10 @@ the holdout of its sources. Stopped and started again, the script goes on where 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -41,25 +43,29 @@ from scmd.selection import SelectionConfig
 TARGETS = ("art_painting", "cartoon", "photo", "sketch")
 SIZE, HALF = 128, (0.5, 0.5, 0.5)
 TOWER = "mobilenetv2_100"
-TEACHER = {
-    "model_cfg": {
-        "embed_dim": 64,
-        "vision_cfg": {
-            "timm_model_name": TOWER,
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": "linear",
-            "image_size": SIZE,
+
+
+def teacher_model(size: int) -> dict[str, Any]:
+    """The teacher's architecture, as open_clip's JSON files have it, for images of a size."""
+    return {
+        "model_cfg": {
+            "embed_dim": 64,
+            "vision_cfg": {
+                "timm_model_name": TOWER,
+                "timm_model_pretrained": False,
+                "timm_pool": "avg",
+                "timm_proj": "linear",
+                "image_size": size,
+            },
+            "text_cfg": {
+                "context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2,
+            },
         },
-        "text_cfg": {
-            "context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2,
+        "preprocess_cfg": {
+            "size": [size, size], "mean": HALF, "std": HALF, "interpolation": "bilinear",
+            "resize_mode": "squash",
         },
-    },
-    "preprocess_cfg": {
-        "size": [SIZE, SIZE], "mean": HALF, "std": HALF, "interpolation": "bilinear",
-        "resize_mode": "squash",
-    },
-}  # fmt: skip
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,24 +204,35 @@ def main(
 
 def prepare(study: Study, data: Path, teacher_steps: int) -> None:
     """The halves and the teacher."""
-    console = Console(width=100)
-    if not study.half.exists():
-        write_halves(load_domains(data), study.out / "halves")
-    folder = study.out / "teacher"
-    write_json(study.out / "teacher-model.json", TEACHER)
-    if not (folder / CARD).exists():
-        config = FitConfig(
-            data=str(study.out / "halves" / NAMES[0]),
-            model=str(study.out / "teacher-model.json"),
-            from_scratch=True,
-            image_tower_weights=study.weights,
-            freeze_batch_norm=True,
-            steps=teacher_steps,
-            batch_per_domain=16,
-            lr=3e-4,
-            augmentation="torchvision",
-        )
-        fit_teacher(config, folder, resume=folder.exists(), console=console)
+    halve(data, study.out)
+    teach(study.out, "teacher", study.weights, SIZE, teacher_steps)
+
+
+def halve(data: Path, out: Path) -> None:
+    """Two random halves of PACS, in ``out/halves``, unless they are there."""
+    if not (out / "halves" / NAMES[1]).exists():
+        write_halves(load_domains(data), out / "halves")
+
+
+def teach(out: Path, name: str, weights: Path, size: int, steps: int) -> None:
+    """Fit a teacher of images of a size to the first half, in ``out/name``, unless it is there."""
+    folder, model = out / name, out / f"{name}-model.json"
+    if (folder / CARD).exists():
+        return
+    write_json(model, teacher_model(size))
+    config = FitConfig(
+        data=str(out / "halves" / NAMES[0]),
+        model=str(model),
+        from_scratch=True,
+        image_tower_weights=weights,
+        freeze_batch_norm=True,
+        steps=steps,
+        batch_per_domain=16,
+        lr=3e-4,
+        augmentation="torchvision" if size == SIZE else "tensor",
+        workers=min(8, os.cpu_count() or 1),
+    )
+    fit_teacher(config, folder, resume=folder.exists(), console=Console(width=100))
 
 
 def print_choices(study: Study, console: Console) -> None:

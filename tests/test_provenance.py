@@ -129,3 +129,10 @@ def test_summary_says_where_its_numbers_come_from(image_folder, tmp_path):
 def test_device_of_the_summary(image_folder):
     data = load_domains(image_folder())
     assert provenance.provenance(data, torch.device("cpu"))["device"] == "cpu"
+
+
+def test_a_package_that_is_not_installed_ends_no_run(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    found = provenance.versions()
+    assert found["torch"] == version("torch")
+    assert found["no-such-package"] == "not installed"

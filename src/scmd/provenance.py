@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,14 @@ def provenance(data: DomainImages, device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the packages that a result depends on, and of Python."""
-    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from its source, say
+        return "not installed"
 
 
 def command_line(argv: list[str]) -> list[str]:

@@ -6,14 +6,19 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from scmd.bench.ours import Ours
 from scmd.bench.reference import Reference, phases_of
 from scmd.bench.turns import Side, Turn, side
 from scmd.bench.work import Work
 
 Say = Callable[[str], None]
-LOADED = 8
+_ON_GPU = torch.cuda.is_available()
+LOADED = 100 if _ON_GPU else 8
 """Batches that are loaded in a turn."""
+STEPS, STEPS_THAT_WAIT = (50, 100) if _ON_GPU else (1, 4)
+"""Steps of a turn: a GPU takes milliseconds for one, and a processor seconds."""
 
 
 @dataclass
@@ -108,13 +113,15 @@ def compare_loaders(work: Work, rounds: int, say: Say) -> dict[str, list[Turn]]:
 
 
 def _turn(at_work: Side, work: Work, times: Timings, waiting: bool) -> None:
-    at_work.turn("step", "whole")  # the first touches its memory for the first time
-    times.select.append(at_work.turn("step", "select").seconds)
-    times.whole.append(at_work.turn("step", "whole").seconds)
+    # The first touches its memory for the first time, and on a GPU each chooses its kernels.
+    for phase in ("whole", "select") if _ON_GPU else ("whole",):
+        at_work.turn("step", phase, times=max(1, STEPS // 5))
+    times.select.append(at_work.turn("step", "select", times=STEPS).seconds)
+    times.whole.append(at_work.turn("step", "whole", times=STEPS).seconds)
     times.peak_megabytes.append(at_work.peak_megabytes())
     if waiting:
-        steps = 4
-        times.both.append(at_work.turn("run", phases_of(work, steps)).seconds / steps)
+        run = phases_of(work, STEPS_THAT_WAIT)
+        times.both.append(at_work.turn("run", run).seconds / STEPS_THAT_WAIT)
 
 
 def mixed(work: Work, times: Timings) -> list[float]:

@@ -98,7 +98,13 @@ def bench(config: BenchConfig, console: Console) -> str:
             its_work = replace(work, student=student)
             # Where the model is small the loader has to be quick.
             waiting = student == config.students[-1]
-            times = compare(its_work, config.rounds, say, waiting=waiting)
+            times = compare(
+                its_work,
+                config.rounds,
+                say,
+                waiting=waiting,
+                same_allocator=not torch.cuda.is_available(),
+            )
             parts.append(f"## {student}, {domains} × {config.batch_per_domain} images of "
                          f"{config.image_size} px\n")  # fmt: skip
             parts.append(comparison_table(its_work, domains, times))

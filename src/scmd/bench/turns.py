@@ -40,19 +40,19 @@ class Side:
         theirs.close()
         self._answer()
 
-    def turn(self, what: str, *arguments: Any) -> Turn:
-        """Let it call one of its methods."""
-        self._ours.send((what, arguments))
+    def turn(self, what: str, *arguments: Any, times: int = 1) -> Turn:
+        """Let it call one of its methods some times; what one call took, on average."""
+        self._ours.send((what, arguments, times))
         return self._answer()[0]
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """What one of its methods returns."""
-        self._ours.send((what, arguments))
+        self._ours.send((what, arguments, 1))
         return self._answer()[1]
 
     def peak_megabytes(self) -> float:
         """The most memory that the process had, in MB; of a GPU, where it used one."""
-        self._ours.send(("", ()))
+        self._ours.send(("", (), 0))
         return self._answer()
 
     def end(self) -> None:
@@ -91,20 +91,24 @@ def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple) -> None
         side = make(*arguments)
         pipe.send((True, None))
         while True:
-            what, given = pipe.recv()
-            pipe.send((True, _timed(getattr(side, what), given) if what else _peak_megabytes()))
+            what, given, times = pipe.recv()
+            done = _timed(getattr(side, what), given, times) if what else _peak_megabytes()
+            pipe.send((True, done))
     except EOFError:
         return
     except Exception:
         pipe.send((False, traceback.format_exc()))
 
 
-def _timed(call: Callable[..., Any], arguments: tuple) -> tuple[Turn, Any]:
+def _timed(call: Callable[..., Any], arguments: tuple, times: int) -> tuple[Turn, Any]:
+    answer = None
     cpu, began = _cpu_seconds(), time.perf_counter()
-    answer = call(*arguments)
+    for _ in range(times):
+        answer = call(*arguments)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return Turn(time.perf_counter() - began, _cpu_seconds() - cpu), answer
+    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - cpu
+    return Turn(seconds / times, cpu_seconds / times), answer
 
 
 def _cpu_seconds() -> float:

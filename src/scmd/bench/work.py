@@ -45,8 +45,8 @@ class Work:
     """Processes that load for our side; the released code has four for each domain."""
     keep_memory: bool = False
     """Give the reference our allocator's settings."""
-    precision: Precision = "fp32"
-    """Of our side; on a GPU the reference computes in fp16, as it was released."""
+    precision: Precision = "fp16" if torch.cuda.is_available() else "fp32"
+    """Of our side; without more that of the reference, which was released with fp16 on a GPU."""
     cheap: bool = False
     """On our side: select at half resolution, and remember what the teacher said."""
 
