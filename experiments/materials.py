@@ -86,7 +86,7 @@ class Materials:
         return folder
 
     def _of_pacs(self, name: str) -> Path:
-        """What the teachers have not seen, or a teacher that has seen the rest, of 128 or 224 px."""
+        """What no teacher has seen, or a teacher that has seen the rest, of 128 or 224 px."""
         import pacs_standin  # type: ignore[import-not-found]
 
         out, file = self.folder / "pacs", self._file(name)

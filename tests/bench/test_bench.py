@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from scmd.bench.compare import LOADED, Timings, compare, mixed, ratio
+from scmd.bench.compare import Timings, compare, mixed, ratio
 from scmd.bench.ours import Ours
 from scmd.bench.predicting import Predictor
 from scmd.bench.present import BEGIN, END, comparison_table, loader_table, table, write_between
@@ -109,12 +110,30 @@ def test_a_side_that_fails_says_why():
         at_work.turn("die")
 
 
+class Counting:
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+        time.sleep(0.02)
+
+    def count(self) -> int:
+        return self.steps
+
+
+def test_a_turn_of_many_calls_gives_the_time_of_one():
+    with side("mine", Counting) as at_work:
+        assert 0.02 <= at_work.turn("step", times=5).seconds < 0.1
+        assert at_work.ask("count") == 5
+
+
 def test_tables():
     assert table(["a", "b"], [["1", "2"], ["3"]]) == (
         "| a | b |\n| --- | ---: |\n| 1 | 2 |\n| 3 |  |\n"
     )
     turns = {"reference": [Turn(4.0, 8.0)], "ours": [Turn(2.0, 1.0)]}
-    page = loader_table(LOADED, turns)
+    page = loader_table(8, turns)
     assert "| by the clock | 2 | 4 | 2.00 (2.00 – 2.00) |" in page
     assert "| per CPU second | 1 | 8 | 8.00 (8.00 – 8.00) |" in page
 

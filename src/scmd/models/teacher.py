@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol
 
 import open_clip
 import torch
@@ -62,7 +62,6 @@ class TeacherConfig:
             )
 
 
-@runtime_checkable
 class Teacher(Protocol):
     """What a method asks of a teacher; any object will do that has these two.
 
