@@ -18,8 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scmd.config import RunConfig, config_from, flatten, merge, plain, read_toml
+from scmd.config import RunConfig, config_from
 from scmd.errors import ScmdError
+from scmd.toml_tables import flatten, merge, plain, read_toml
 
 HERE = Path(__file__).parent
 KEPT = HERE / "found"

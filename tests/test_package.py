@@ -115,7 +115,7 @@ def test_floors(project):
     """A lower floor never imports a higher one."""
     floors = [
         {"errors", "limits", "redact", "seeds", "machine", "files"},
-        {"progress", "store", "processes", "stopping", "finite"},
+        {"progress", "store", "processes", "stopping", "finite", "toml_tables"},
         {"data"},
         {"models", "losses", "losses_distillation", "losses_domains", "selection"},
         {"methods"},

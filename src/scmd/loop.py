@@ -20,7 +20,7 @@ from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.choosing import Best, Chooser
-from scmd.config import RunConfig, flatten, plain
+from scmd.config import RunConfig
 from scmd.data.loader import DomainBatches
 from scmd.errors import ScmdError, ScmdWarning
 from scmd.files import read_json, write_json
@@ -42,6 +42,7 @@ from scmd.scoring import Scorer
 from scmd.stepping import Stepper
 from scmd.stopping import GivenUpError, Stop
 from scmd.summary import finish
+from scmd.toml_tables import flatten, plain
 
 BATCH_NORM_STEPS = 100
 """Steps whose batches SWAD re-estimates batch norm on, where it is not frozen."""

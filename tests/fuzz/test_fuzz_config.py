@@ -15,11 +15,12 @@ from mutations import Edit, edits, spoil
 from soaking import cases
 from wrong_things import pictures
 
-from scmd.config import RunConfig, flatten, load_config, save_config, to_toml
+from scmd.config import RunConfig, load_config, save_config, to_toml
 from scmd.errors import ScmdError, printable
 from scmd.methods import METHODS
 from scmd.protocol.draws import nested
 from scmd.protocol.plan import ProtocolConfig, plan
+from scmd.toml_tables import flatten
 
 LONGEST = 10.0
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)

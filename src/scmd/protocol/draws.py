@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from scmd.config import merge
 from scmd.errors import ScmdError
 from scmd.methods import MethodConfig
 from scmd.methods.search import Choice, LogUniform, Range, SearchSpace, Uniform
+from scmd.toml_tables import merge
 
 LARGEST = 1e100
 """Beyond it a range cannot be drawn from."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from scmd.averaging import AverageName
-from scmd.config import RunConfig, config_from, merge, plain, read_toml
+from scmd.config import RunConfig, config_from
 from scmd.data.folder import load_domains, resolve_domain
 from scmd.errors import ScmdError
 from scmd.limits import nearest, require_whole
@@ -23,6 +23,7 @@ from scmd.methods.ablations import ABLATIONS
 from scmd.methods.search import SearchSpace
 from scmd.protocol.draws import draw_values, with_values
 from scmd.protocol.settings import FINE_TUNED, PROBE, check_names, own_values, search_space
+from scmd.toml_tables import merge, plain, read_toml
 
 REFERENCES = ("zero-shot", PROBE, FINE_TUNED)
 """The teacher itself, for comparison: as it is, with a linear classifier on its embeddings, and

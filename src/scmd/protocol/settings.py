@@ -7,12 +7,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scmd.config import merge
 from scmd.errors import ScmdError
 from scmd.methods import METHODS
 from scmd.methods.ablations import ABLATIONS
 from scmd.methods.search import SearchSpace
 from scmd.protocol.draws import nested, parse_range
+from scmd.toml_tables import merge
 
 PROBE, FINE_TUNED = "linear-probe", "fine-tuned"
 REFERENCE_SEARCH: dict[str, dict[str, Any]] = {
