@@ -26,6 +26,7 @@ from scmd.protocol.statistics import estimate_mean
 from scmd.protocol.tables import MEAN, Grid
 
 DOCS = HERE.parent / "docs"
+STEP_TICKS, SAMPLE_TICKS = (125, 250, 500), (3_000, 6_000, 12_000, 24_000)
 
 
 def main(numbers: Path = KEPT, out: Path = DOCS) -> None:
@@ -62,6 +63,9 @@ def budget(numbers: Path) -> Figure | None:
         _line(axes[1], grid, by_steps, [gradient_samples(r) for r in by_steps], fraction)
     axes[0].set(xlabel="optimizer steps", ylabel="accuracy, mean over targets", xscale="log")
     axes[1].set(xlabel="samples with a gradient", xscale="log")
+    for axis, ticks in zip(axes, (STEP_TICKS, SAMPLE_TICKS), strict=True):
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
     axes[1].legend()
     return figure
 
