@@ -89,17 +89,20 @@ class Materials:
         """What no teacher has seen, or a teacher that has seen the rest, of 128 or 224 px."""
         import pacs_standin  # type: ignore[import-not-found]
 
+        fits = {
+            "@pacs/teacher": (128, 400, "torchvision"),
+            "@pacs/teacher-224": (224, 1000, "tensor"),
+        }
+        if name != "@pacs/half" and name not in fits:
+            raise ScmdError(f"there is no {name!r}")
         out, file = self.folder / "pacs", self._file(name)
         if not file.exists():
             pacs_standin.halve(_asked_for(self.pacs, "--pacs FOLDER, of PACS"), out)
-        if name == "@pacs/half":
+        if name not in fits:
             return file
-        size_and_steps = {"@pacs/teacher": (128, 400), "@pacs/teacher-224": (224, 1000)}
-        if name not in size_and_steps:
-            raise ScmdError(f"there is no {name!r}")
         if not file.exists():
             weights = _asked_for(self.weights, "--weights FILE, of timm's mobilenetv2_100")
-            pacs_standin.teach(out, file.parent.name, weights, *size_and_steps[name])
+            pacs_standin.teach(out, file.parent.name, weights, *fits[name])
         return file.parent
 
 

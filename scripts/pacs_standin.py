@@ -27,6 +27,7 @@ from rich.table import Table
 from scmd.averaging import AverageConfig
 from scmd.cache import Shared
 from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.data.augment import AugmentationName
 from scmd.data.folder import load_domains
 from scmd.data.halves import NAMES, write_halves
 from scmd.deploy.evaluate import evaluate_teacher
@@ -205,7 +206,7 @@ def main(
 def prepare(study: Study, data: Path, teacher_steps: int) -> None:
     """The halves and the teacher."""
     halve(data, study.out)
-    teach(study.out, "teacher", study.weights, SIZE, teacher_steps)
+    teach(study.out, "teacher", study.weights, SIZE, teacher_steps, "torchvision")
 
 
 def halve(data: Path, out: Path) -> None:
@@ -214,7 +215,9 @@ def halve(data: Path, out: Path) -> None:
         write_halves(load_domains(data), out / "halves")
 
 
-def teach(out: Path, name: str, weights: Path, size: int, steps: int) -> None:
+def teach(
+    out: Path, name: str, weights: Path, size: int, steps: int, augmentation: AugmentationName
+) -> None:
     """Fit a teacher of images of a size to the first half, in ``out/name``, unless it is there."""
     folder, model = out / name, out / f"{name}-model.json"
     if (folder / CARD).exists():
@@ -229,7 +232,7 @@ def teach(out: Path, name: str, weights: Path, size: int, steps: int) -> None:
         steps=steps,
         batch_per_domain=16,
         lr=3e-4,
-        augmentation="torchvision" if size == SIZE else "tensor",
+        augmentation=augmentation,
         workers=min(8, os.cpu_count() or 1),
     )
     fit_teacher(config, folder, resume=folder.exists(), console=Console(width=100))
