@@ -17,7 +17,9 @@ from rich.console import Console
 from scmd.averaging import AverageConfig
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.deploy.classifier import load
+from scmd.errors import ScmdError
 from scmd.loop import Run, train
+from scmd.machine import open_accelerator
 from scmd.methods import METHODS
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
@@ -39,7 +41,12 @@ def config_for(images: Path, teacher: Path, method: str = "scmd", **selection: A
         teacher=TeacherConfig(str(teacher)),
         hparams=hparams,
         training=TrainingConfig(
-            steps=STEPS, batch_per_domain=4, evaluate_every=4, log_every=1, workers=0
+            steps=STEPS,
+            batch_per_domain=4,
+            evaluate_every=4,
+            log_every=1,
+            workers=0,
+            device="cpu",
         ),
         average=AverageConfig(average_start=2),
     )
@@ -163,3 +170,13 @@ def test_ties_fall_as_in_one_process(tmp_path, processes, scope):
     assert torch.equal(kept, select(losses, domains, config))
     for own, weight in found:
         assert weight == pytest.approx(processes * own.sum() / kept.sum())
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ScmdError, match=r"2 processes and 1 GPU on .* --nproc-per-node 1, or"):
+        open_accelerator("fp32", "auto")
+    assert open_accelerator("fp32", "cpu").device.type == "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from datetime import timedelta
 from pathlib import Path
@@ -85,7 +86,8 @@ def open_accelerator(
         image_size: Side of the images in pixels.
 
     Raises:
-        ScmdError: The device cannot compute in that precision, or the tracker is not installed.
+        ScmdError: The device cannot compute in that precision, there are fewer GPUs here than
+            processes, or the tracker is not installed.
     """
     if tracker != "none" and tracker not in map(str, get_available_trackers()):
         raise ScmdError(
@@ -98,6 +100,8 @@ def open_accelerator(
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     where = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
     assert where is not None
+    if not on_cpu:
+        _require_a_gpu_for_each_process()
     precision = chosen_precision(precision, where, image_size)
     try:
         accelerator = Accelerator(
@@ -114,3 +118,15 @@ def open_accelerator(
             f"--precision {precision} cannot be had on this device: {error}. Pass --precision fp32"
         ) from error
     return accelerator
+
+
+def _require_a_gpu_for_each_process() -> None:
+    """Two processes on one GPU would end in NCCL, with a message about something else."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus = torch.accelerator.device_count()
+    if processes > gpus:
+        raise ScmdError(
+            f"{processes} processes and {gpus} GPU{'s' if gpus > 1 else ''} on this machine: each "
+            f"process needs one of its own. Start torchrun with --nproc-per-node {gpus}, or train "
+            "with --device cpu"
+        )

@@ -85,6 +85,7 @@ def test_ours_is_not_slower_than_the_reference(work: Work):
     assert str(found) in page
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="each process needs a GPU of its own")
 def test_two_processes_share_a_step(work: Work):
     assert seconds_of_mean_step(replace(work, batch_per_domain=4), 2) > 0
 
