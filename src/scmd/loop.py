@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
 from rich.console import Console
 from torch import Tensor
 
@@ -23,8 +21,8 @@ from scmd.choosing import Best, Chooser
 from scmd.config import RunConfig
 from scmd.data.loader import DomainBatches
 from scmd.errors import ScmdError, ScmdWarning
-from scmd.files import read_json, write_json
-from scmd.finite import Losses, NotFiniteError
+from scmd.files import read_json
+from scmd.finite import Losses
 from scmd.machine import keep_memory
 from scmd.models.images import as_float
 from scmd.progress import TrainingProgress
@@ -130,7 +128,7 @@ class Run(Stepper):
         """Only the first process has one."""
         self.seconds = 0.0
         """Spent in the loop, over all sessions of the run."""
-        self.losses = Losses()
+        self.losses = Losses(self.accelerator, out / NOT_FINITE)
         self.stop = Stop()
         self.unscored = False
         """Whether the score of the last step is still to be taken."""
@@ -193,7 +191,7 @@ class Run(Stepper):
                     self.unscored = self._score(step, progress)
                 stopping = self._stopping()
                 if (step + 1) % settings.checkpoint_every == 0 or last or stopping:
-                    self._check_losses()
+                    self.losses.check()
                     selections.write_part(step + 1)
                     self.accelerator.wait_for_everyone()
                     self.seconds = time.perf_counter() - began
@@ -219,33 +217,9 @@ class Run(Stepper):
     def _leave(self, steps: int) -> None:
         self.stop.leave(f"stopped after {steps} steps. Pass --resume to go on")
 
-    def _check_losses(self) -> None:
-        """See that every loss since the last check was finite; leave a file about one that is not.
-
-        Raises:
-            NotFiniteError: One was not.
-        """
-        try:
-            self.losses.check(lambda losses: cast(Tensor, self.accelerator.reduce(losses, "mean")))
-        except NotFiniteError as own:
-            error = self._of_the_process_at_fault(own)
-            if self.is_main:
-                about = {"step": error.step, "parts": error.parts, "sample_ids": error.sample_ids}
-                write_json(self.out / NOT_FINITE, about)
-            raise error from None
-
-    def _of_the_process_at_fault(self, own: NotFiniteError) -> NotFiniteError:
-        """All stop at the mean of their losses; what is said is of the one that spoilt it."""
-        if self.accelerator.num_processes == 1:
-            return own
-        found = gather_object([(own.parts, own.sample_ids)])
-        bad = [(parts, ids) for parts, ids in found if not math.isfinite(parts["loss"])]
-        parts, ids = bad[0] if bad else (own.parts, own.sample_ids)
-        return NotFiniteError(own.step, parts, ids)
-
     def _log(self, step: int, parts: dict[str, Tensor], progress: TrainingProgress) -> None:
         """Write down the mean of the losses over the processes; of one, what it has."""
-        self._check_losses()
+        self.losses.check()
         means = {
             name: float(cast(Tensor, self.accelerator.reduce(value.float(), "mean")))
             for name, value in parts.items()
