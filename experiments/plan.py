@@ -28,8 +28,8 @@ KEPT = HERE / "found"
 ZERO_SHOT = "zero-shot"
 _HOW_IT_RUNS = ("data.decode_once", "training.workers", "training.device", "training.tracker")
 _KNOWN = {
-    "title", "say", "data", "preset", "targets", "seeds", "quick", "baselines", "erm", "teacher",
-    "settings", "row",
+    "title", "say", "data", "preset", "targets", "seeds", "quick", "baselines", "over_domains",
+    "erm", "teacher", "settings", "row",
 }  # fmt: skip
 
 
@@ -107,6 +107,8 @@ class Experiment:
     """Of so many seeds ``make results`` trains it without being asked for more."""
     baselines: tuple[str, ...] = ()
     """Rows that all others are tested against."""
+    over_domains: bool = False
+    """Whether they are tested with the held-out domain as the unit, too."""
     erm: str = "ERM"
     """The row that the gap is counted from."""
     teacher: str = "teacher, zero-shot"
@@ -172,8 +174,8 @@ def load(name: str) -> Experiment:
     experiment = Experiment(
         name, given["title"], tuple(given["targets"]), given["seeds"], rows, settings,
         given.get("preset", "digits"), tuple(given.get("say", ())), given.get("quick", 0),
-        tuple(given.get("baselines", ())), given.get("erm", "ERM"),
-        given.get("teacher", "teacher, zero-shot"),
+        tuple(given.get("baselines", ())), given.get("over_domains", False),
+        given.get("erm", "ERM"), given.get("teacher", "teacher, zero-shot"),
     )  # fmt: skip
     missing = [label for label in experiment.baselines if label not in labels]
     if missing:

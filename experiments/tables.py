@@ -48,6 +48,40 @@ def table(experiment: Experiment, lines: Sequence[Found]) -> Table:
     return Table(experiment.title, header, rows, [*notes(experiment, grid, len(missing))])
 
 
+def over_domains(experiment: Experiment, lines: Sequence[Found]) -> Table | None:
+    """The differences with a held-out domain as the unit; None where it is not asked for.
+
+    Pairs of target and seed share the target's images, so that their interval says little about
+    other domains. That over the few domains there are is wide, and is the honest one for that.
+    """
+    if not experiment.over_domains:
+        return None
+    there, _ = current(experiment, lines)
+    grid = without_references(experiment, chosen(experiment, complete(experiment, there)))
+    means = {
+        (label, target, 0): estimate.mean
+        for label in grid.labels
+        for target in grid.targets
+        if (estimate := grid.estimate(label, target))
+    }
+    domains = Grid(grid.labels, grid.targets, means)
+    tests = [
+        {test.label: difference(test.difference) for test in compare(domains, baseline)}
+        for baseline in experiment.baselines
+        if baseline in grid.labels
+    ]
+    header = [
+        "",
+        *(f"− {baseline}" for baseline in experiment.baselines if baseline in grid.labels),
+    ]
+    rows = [[label, *(found.get(label, "") for found in tests)] for label in grid.labels]
+    note = (
+        "Differences in percentage points of the means over seeds, with a 95 % interval by "
+        f"Student's t over the {len(grid.targets)} held-out domains."
+    )
+    return Table(f"{experiment.title}: over domains", header, rows, [note])
+
+
 def complete(experiment: Experiment, there: Sequence[Found]) -> list[Found]:
     """The lines of those seeds that have all runs; where no seed has, all lines."""
     wanted = len(experiment.all_runs()) // experiment.seeds

@@ -16,7 +16,7 @@ from experiments.methods import OWN
 from experiments.page import fill
 from experiments.plan import Experiment, Row, Run, load, names
 from experiments.running import Place
-from experiments.tables import chosen, complete, table
+from experiments.tables import chosen, complete, over_domains, table
 from scmd.averaging import AverageConfig
 from scmd.methods import METHODS
 from scmd.models.pretrained import EMBEDDED
@@ -158,6 +158,22 @@ def test_a_choice_is_made_by_the_sources_and_not_by_the_target() -> None:
         for line in lines_of(experiment)
     ]
     assert set(chosen(experiment, lines).accuracy.values()) == {0.2}
+
+
+def test_with_the_domain_as_unit_seeds_count_for_nothing() -> None:
+    experiment = replace(toy_experiment(Row("ERM", "erm"), Row("KD", "kd")), over_domains=True)
+    gain = {"chalk": 0.1, "ink": 0.2}
+    lines = [
+        replace(line, accuracy=0.5 + gain[line.target] + line.seed / 100)
+        if line.row == "KD"
+        else line
+        for line in lines_of(experiment)
+    ]
+    made = over_domains(experiment, lines)
+    assert made is not None
+    # 10.5 and 20.5 points: a mean of 15.5, and 12.706 · 7.071 / √2 around it
+    assert made.rows == [["ERM", ""], ["KD", "+15.5 ± 63.5"]]
+    assert over_domains(replace(experiment, over_domains=False), lines) is None
 
 
 def test_a_table_says_what_is_missing() -> None:
