@@ -159,6 +159,16 @@ def test_card_says_what_it_has_seen_and_the_holdout_is_not_among_it(config, tmp_
     }  # fmt: skip
 
 
+def test_what_a_teacher_was_fitted_from_is_seen_as_well(config, tmp_path):
+    fit_teacher(replace(config, domains=("photo",)), tmp_path / "first", console=QUIET)
+    further = replace(
+        config, model=str(tmp_path / "first"), from_scratch=False, image_tower_weights=None,
+        domains=("art",),
+    )  # fmt: skip
+    card = fit_teacher(further, tmp_path / "second", console=QUIET)
+    assert card["seen"]["domains"] == ["art", "photo"]
+
+
 def test_domains_that_were_not_asked_for_are_not_seen(config, tmp_path):
     card = fit_teacher(replace(config, domains=("photo",)), tmp_path / "teacher", console=QUIET)
     assert card["seen"]["domains"] == ["photo"]

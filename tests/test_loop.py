@@ -299,6 +299,15 @@ def test_without_target_every_domain_is_a_source(images, tmp_path):
     assert not (tmp_path / "run" / "confusion.png").exists()
 
 
+def test_a_target_of_which_nothing_can_be_decoded_is_refused_at_once(images, tmp_path):
+    config = config_for(images, None, "erm")
+    for path in (images / (config.data.target or "")).rglob("*.png"):
+        path.write_bytes(b"nothing")
+    config = replace(config, data=replace(config.data, skip_bad=True))
+    with pytest.raises(ScmdError, match=r"no image of the held-out domain .* can be decoded"):
+        train(config, tmp_path / "run", console=QUIET)
+
+
 def test_bad_image_ends_the_run_with_its_name_unless_skipped(images, tmp_path):
     config = config_for(images, None, "erm")
     bad = sorted((images / "photo").rglob("*.png"))

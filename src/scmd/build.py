@@ -16,7 +16,7 @@ from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.splits import holdout_mask
 from scmd.data.views import FixedViews
-from scmd.errors import BadImageError, ScmdError, ScmdWarning
+from scmd.errors import LEAVE_OUT, BadImageError, ScmdError, ScmdWarning
 from scmd.methods import Method
 from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import create_backbone
@@ -100,7 +100,7 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     if len(bad) and not config.data.skip_bad:
         raise BadImageError(
             f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it, or "
-            "pass --skip-bad"
+            f"{LEAVE_OUT}"
         )
     if len(bad):
         split[bad] = "bad"
@@ -114,6 +114,12 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
                     f"{config.data.holdout}: {len(data.rows(domain))}, of which "
                     f"{len(roles.rows(domain, 'bad'))} are left out as undecodable. Add images"
                 )
+    for domain in filter(None, (target, *left_out)):
+        if not len(roles.rows(domain, "target", "target-holdout", "left-out")):
+            raise ScmdError(
+                f"no image of the held-out domain {domain!r} can be decoded, so there is nothing "
+                "to measure on. Repair some, or hold out another"
+            )
     return roles
 
 

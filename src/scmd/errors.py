@@ -9,6 +9,10 @@ class BadImageError(ScmdError):
     """An image file that cannot be decoded."""
 
 
+LEAVE_OUT = "leave it out (scmd train --skip-bad, scmd protocol --set data.skip_bad=true)"
+"""The way out where an image cannot be read, for whichever command has met it."""
+
+
 class Stopped(KeyboardInterrupt):
     """Somebody asked to stop, and it was done: what is needed to go on is on the disk.
 

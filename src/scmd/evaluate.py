@@ -48,6 +48,28 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float(multiclass_accuracy(logits, labels, logits.shape[1], average="micro"))
 
 
+def target_scores(logits: Tensor, labels: Tensor, domainbed: Tensor) -> dict[str, float]:
+    """Accuracies on a target, as model selection compares them.
+
+    Args:
+        logits: Of all its images, [N, C].
+        labels: int64 [N].
+        domainbed: Whether an image is of the part that DomainBed scores, bool [N].
+
+    Returns:
+        ``accuracy`` on all, ``domainbed_part``, and ``holdout`` on the rest; a part that has no
+        image is left out.
+    """
+    parts = {
+        "accuracy": torch.ones_like(domainbed),
+        "domainbed_part": domainbed,
+        "holdout": ~domainbed,
+    }
+    return {
+        name: accuracy(logits[part], labels[part]) for name, part in parts.items() if part.any()
+    }
+
+
 def accuracy_interval(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """95 % bootstrap interval of ``accuracy``. Logits [N, C], labels int64 [N]."""
     hits = accuracy(logits, labels) * len(labels)

@@ -41,7 +41,7 @@ from scmd.models.fit import (
 from scmd.models.fit_config import FitConfig
 from scmd.models.images import Normalize, as_float
 from scmd.models.prompts import class_texts
-from scmd.models.teacher import CARD, TeacherConfig
+from scmd.models.teacher import CARD, TeacherConfig, seen_domains
 from scmd.progress import TrainingProgress
 from scmd.run_folder import held, is_content
 from scmd.seeds import derive
@@ -230,6 +230,7 @@ def _card(
     start: Start,
     out: Path,
 ) -> dict[str, Any]:
+    before = [] if config.from_scratch else seen_domains(config.model)
     unseen = np.isin(data.domain_index, [data.domains.index(d) for d in domains]) & ~seen
     results = evaluate_teacher(TeacherConfig(str(out)), data, config.workers, unseen)["results"]
     return {
@@ -240,7 +241,7 @@ def _card(
         "seen": {
             "data": config.data,
             "images": int(seen.sum()),
-            "domains": domains,
+            "domains": sorted({*before, *domains}),
             "classes": list(data.classes),
         },
         "captions": list(config.captions),

@@ -11,7 +11,7 @@ from scmd.build import Roles
 from scmd.cache import Shared
 from scmd.config import RunConfig
 from scmd.data.augment import Augmentation
-from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits
+from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, target_scores
 from scmd.losses import classification
 from scmd.methods import Method
 from scmd.models.student import evaluating
@@ -67,11 +67,11 @@ class Scorer:
             rows = roles.rows(domain, "target", "target-holdout", "left-out")
             logits = self._logits(model, rows, watch)
             labels = torch.from_numpy(roles.data.labels[rows]).long()
-            scores[domain] = {"accuracy": accuracy(logits, labels)}
             if domain == roles.target:
-                part = torch.from_numpy(roles.split[rows] == "target")
-                scores[domain]["domainbed_part"] = accuracy(logits[part], labels[part])
-                scores[domain]["holdout"] = accuracy(logits[~part], labels[~part])
+                domainbed = torch.from_numpy(roles.split[rows] == "target")
+                scores[domain] = target_scores(logits, labels, domainbed)
+            else:
+                scores[domain] = {"accuracy": accuracy(logits, labels)}
         return scores
 
     def _logits(

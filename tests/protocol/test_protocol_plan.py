@@ -266,23 +266,48 @@ def test_settings_are_toml_or_text():
     assert parse_setting("teacher.name=a=b") == {"teacher": {"name": "a=b"}}
 
 
-def domainbed(draw: int, name: str) -> np.random.RandomState:
-    """Its rule, written down again: hparams_registry's RandomState(misc.seed_hash(seed, name))."""
-    text = str((draw, name)).encode()
-    return np.random.RandomState(int(hashlib.md5(text).hexdigest(), 16) % 2**31)
+def domainbed(draw: int, trial: int, name: str) -> np.random.RandomState:
+    """Its rule, written down again: train's seed_hash(hparams_seed, trial_seed), and
+    hparams_registry's RandomState(misc.seed_hash(that, name))."""
+
+    def seed_hash(*keys: object) -> int:
+        return int(hashlib.md5(str(keys).encode()).hexdigest(), 16) % 2**31
+
+    return np.random.RandomState(seed_hash(seed_hash(draw, trial), name))
 
 
 def test_draws_are_domainbeds():
     space = {"lr": LogUniform(1e-5, 1e-2), "width": Choice((1, 2, 3)), "selection.k": Uniform(2, 5)}
-    assert draw_values(space, 0) == {}
+    assert draw_values(space, 0, 0) == {}
     for draw in range(1, 30):
-        values = draw_values(space, draw)
-        log_lr = domainbed(draw, "lr").uniform(-5, -2)
+        trial = draw % 3
+        values = draw_values(space, draw, trial)
+        log_lr = domainbed(draw, trial, "lr").uniform(-5, -2)
         assert values["lr"] == pytest.approx(10**log_lr)
-        assert values["width"] == domainbed(draw, "width").choice([1, 2, 3])
-        assert values["selection.k"] == domainbed(draw, "selection.k").uniform(2, 5)
+        assert values["width"] == domainbed(draw, trial, "width").choice([1, 2, 3])
+        assert values["selection.k"] == domainbed(draw, trial, "selection.k").uniform(2, 5)
         for name in space:  # whatever else is searched
-            assert draw_values({name: space[name]}, draw) == {name: values[name]}
+            assert draw_values({name: space[name]}, draw, trial) == {name: values[name]}
+
+
+def test_every_trial_has_a_search_of_its_own(images):
+    runs = planned(images, methods="erm,kd", targets="art", trials=2, search=2)
+    drawn = {(r.label, r.trial): r.drawn for r in runs if r.draw == 1}
+    assert drawn["erm", 0].items() < drawn["kd", 0].items()
+    assert drawn["erm", 1].items() < drawn["kd", 1].items()
+    assert drawn["erm", 0] != drawn["erm", 1]
+
+
+def test_a_hyper_parameter_for_all_goes_to_the_methods_that_have_it(images):
+    rows = "zero-shot,erm,groupdro,scmd,scmd-random"
+    runs = planned(images, methods=rows, targets="art", trials=1, set=("hparams.eta=0.02",))
+    eta = {run.label: getattr(run.config.hparams, "eta", None) for run in runs}
+    assert eta == dict.fromkeys(rows.split(",")) | {"groupdro": 0.02}
+
+
+def test_a_last_slash_makes_no_other_runs(images):
+    one, other = (planned(f"{images}{end}", methods="erm", trials=1) for end in ("", "/"))
+    assert [run.name for run in one] == [run.name for run in other]
 
 
 def test_draw_zero_is_the_defaults(images):
@@ -304,7 +329,7 @@ def test_a_method_and_its_ablations_draw_the_same_values(images):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_draw_of_every_method_is_a_valid_configuration(name):
     for draw in range(50):
-        values = draw_values(METHODS[name].search_space, draw)
+        values = draw_values(METHODS[name].search_space, draw, 0)
         config = with_values(METHODS[name].Config(), values)
         for key, value in values.items():
             assert pick(asdict(config), key) == value

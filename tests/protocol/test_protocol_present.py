@@ -215,7 +215,7 @@ def test_runs_that_are_not_like_for_like_are_refused(tmp_path, changes, said):
         config = replace(config, student=replace(config.student, name=student))
         other = replace(other, config=config)
     out = write_comparison(tmp_path / "out", [*runs, other])
-    with pytest.raises(ScmdError, match=rf"not like for like: .*{said}.* pass --mix"):
+    with pytest.raises(ScmdError, match=rf"not like for like: .*{said}.* with --mix"):
         tables(out)
     for form in ("text", "markdown", "latex"):
         text = tables(out, mix=True, format=form)

@@ -216,6 +216,25 @@ def test_what_broke_before_it_began_can_be_repaired(images, clip_folder, tmp_pat
     assert not list(out.glob(f"*/.*{ASIDE}"))
 
 
+def test_a_cross_validated_comparison_has_tables(images, clip_folder, tmp_path):
+    rows = "zero-shot,erm"
+    config = tiny(images, clip_folder, methods=rows, targets="art", trials=1, cross_validate=True)
+    assert run_plan(plan(config), tmp_path / "out", QUIET) == []
+    for rule in ("training", "leave-one-out", "last", "oracle"):
+        assert "erm" in tables_of(TablesConfig((tmp_path / "out",), selection=rule))
+
+
+def test_a_target_too_small_for_a_holdout_of_its_own(image_folder, clip_folder, tmp_path):
+    """It has four images, of which a fifth is none."""
+    count = {(d, c): 2 if d == "art" else 8 for d in DOMAINS for c in ("cat", "dog")}
+    images = image_folder(DOMAINS, count=count)
+    config = tiny(images, clip_folder, methods="zero-shot,erm", targets="art", trials=1)
+    assert run_plan(plan(config), tmp_path / "out", QUIET) == []
+    assert "erm" in tables_of(TablesConfig((tmp_path / "out",)))
+    with pytest.raises(ScmdError, match="no score on the holdout of art, which has too few images"):
+        tables_of(TablesConfig((tmp_path / "out",), selection="oracle"))
+
+
 def test_the_command_ends_with_tables_and_status_1_where_a_run_broke(
     images, clip_folder, tmp_path, capsys, monkeypatch
 ):

@@ -50,6 +50,14 @@ def test_a_soup_is_the_mean_and_has_a_row(comparison):
     assert "erm+soup" in table
 
 
+def test_a_soup_stands_beside_methods_that_were_searched(comparison, clip_folder, tmp_path):
+    images = comparison.parent / "images"
+    config = tiny(images, clip_folder, methods="erm", targets="art", trials=2, search=2)
+    assert run_plan(plan(config), tmp_path / "out", Console(quiet=True)) == []
+    make_soups(tmp_path / "out", Shared())
+    assert "erm+soup" in tables_of(TablesConfig((tmp_path / "out",)))
+
+
 def test_a_soup_is_made_once(comparison, monkeypatch):
     first = make_soups(comparison, Shared())
     monkeypatch.setattr("scmd.protocol.soups._make", None)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from scmd.data.folder import DomainImages
 from scmd.data.images import describe
-from scmd.errors import BadImageError, ScmdError
+from scmd.errors import LEAVE_OUT, BadImageError, ScmdError
 from scmd.files import writing_aside
 from scmd.store import cache_root
 
@@ -64,7 +64,7 @@ def file_numbers(
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
         except OSError as error:
             raise BadImageError(
-                f"{path} cannot be read: {describe(error)}. Repair or remove it, or pass --skip-bad"
+                f"{path} cannot be read: {describe(error)}. Repair or remove it, or {LEAVE_OUT}"
             ) from error
         number = int.from_bytes(digest.digest(), "big") >> 1
         return _Known(status.st_size, status.st_mtime_ns, number)

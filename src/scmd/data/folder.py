@@ -137,7 +137,10 @@ def _apply_policy(index: Index, policy: ClassPolicy, source: Path) -> Index:
         return index
     if policy == "intersection":
         if not shared.any():
-            raise ScmdError(f"no class is in every domain of {source}. Pass --classes union")
+            raise ScmdError(
+                f"no class is in every domain of {source}. Pass --classes union (scmd protocol: "
+                "--set data.classes=union)"
+            )
         return _of_classes(index, shared)
     if alike := written_differently(index.classes):
         raise ScmdError(
@@ -151,7 +154,8 @@ def _apply_policy(index: Index, policy: ClassPolicy, source: Path) -> Index:
     ]
     raise ScmdError(
         f"{'; '.join(missing)} (other domains do): {source}. "
-        "Add it, or pass --classes intersection or --classes union"
+        "Add it, or pass --classes intersection or --classes union (scmd protocol: --set "
+        "data.classes=union)"
     )
 
 

@@ -20,7 +20,7 @@ from scmd.data.reading import EvaluationImages, TrainingImages, TransformedImage
 from scmd.data.transforms import Transform
 from scmd.data.views import FixedViews
 from scmd.data.workers import filled
-from scmd.errors import BadImageError, ScmdError
+from scmd.errors import LEAVE_OUT, BadImageError, ScmdError
 from scmd.seeds import derive
 from scmd.stopping import workers_deaf
 
@@ -218,7 +218,7 @@ def load_batches(
     """As ``training_batches``, before the colours are changed if they are ``colours_later``."""
     images_of = TrainingImages(data, augmentation, seed, views, colours_later)
     made = filled(images_of.fill, batches, augmentation.size, workers, pin)
-    with _said("Repair or remove it, or pass --skip-bad"):
+    with _said(f"Repair or remove it, or {LEAVE_OUT}"):
         for images, (numbers, colours) in made:
             yield Loaded(Batch(images, *torch.from_numpy(numbers).unbind()), colours)
 

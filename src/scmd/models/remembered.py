@@ -20,7 +20,7 @@ from scmd.data.digests import file_numbers
 from scmd.data.folder import DomainImages
 from scmd.data.loader import evaluation_batches, training_batches
 from scmd.data.views import EachView, FixedViews
-from scmd.errors import BadImageError, ScmdError
+from scmd.errors import LEAVE_OUT, BadImageError, ScmdError
 from scmd.files import write_json
 from scmd.models.embeddings import EmbeddingTable
 from scmd.models.images import as_float
@@ -152,7 +152,7 @@ class _Questions:
                 for pixels in batches:
                     yield self.teacher.normalized_embeddings(_laid_out(pixels.to(device))).cpu()
             except BadImageError as error:
-                raise BadImageError(f"{error}, or pass --skip-bad") from error
+                raise BadImageError(f"{error}, or {LEAVE_OUT}") from error
             return
         row_of, view_of = np.divmod(of, self.views.count)
         slots = [

@@ -24,16 +24,18 @@ def seed_hash(*keys: Any) -> int:
     return int(hashlib.md5(str(keys).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
-def draw_values(space: SearchSpace, draw: int) -> dict[str, Any]:
-    """The values of a draw; draw 0 changes nothing.
+def draw_values(space: SearchSpace, draw: int, trial: int) -> dict[str, Any]:
+    """The values of a draw in a trial; draw 0 changes nothing.
 
-    Each setting has its own generator, seeded by ``seed_hash(draw, name)`` as in DomainBed's
-    ``hparams_registry``, so that a setting's values do not depend on which others are searched.
+    Each setting has its own generator, seeded by ``seed_hash(seed_hash(draw, trial), name)`` as in
+    DomainBed's ``train`` and ``hparams_registry``: every trial has a search of its own, and a
+    setting's values do not depend on which others are searched.
     """
     if draw == 0:
         return {}
+    seed = seed_hash(draw, trial)
     return {
-        name: values.draw(np.random.RandomState(seed_hash(draw, name)))
+        name: values.draw(np.random.RandomState(seed_hash(seed, name)))
         for name, values in space.items()
     }
 

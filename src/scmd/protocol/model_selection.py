@@ -87,7 +87,7 @@ def _best(own: Sequence[Record], pairs: Sequence[Record], rule: Rule) -> Chosen:
             options.append((line["holdout_accuracy"], record, line))
         elif rule == "oracle":
             line = record.lines[-1]
-            options.append((_held_out(record, line, record.target)["holdout"], record, line))
+            options.append((_held_out(record, line, record.target, "holdout"), record, line))
         else:
             same = (record.draw, record.config.hparams)
             matching = [pair for pair in pairs if (pair.draw, pair.config.hparams) == same]
@@ -117,7 +117,7 @@ def _cross_validated(record: Record, pairs: Iterable[Record]) -> list[tuple[floa
         others = {source: by_source[source].line(line["step"]) for source in sources}
         if all(other is not None for other in others.values()):
             values = [
-                _held_out(by_source[source], other, source)["accuracy"]
+                _held_out(by_source[source], other, source, "accuracy")
                 for source, other in others.items()
                 if other is not None
             ]
@@ -127,22 +127,30 @@ def _cross_validated(record: Record, pairs: Iterable[Record]) -> list[tuple[floa
     return scored
 
 
-def _held_out(record: Record, line: dict[str, Any], domain: str) -> dict[str, float]:
+def _held_out(record: Record, line: dict[str, Any], domain: str, part: str) -> float:
     scores = line.get("held_out", {}).get(domain)
     if scores is None:
         raise ScmdError(
-            f"{record.folder} did not score {domain} at its steps. Train with --score-held-out"
+            f"{record.folder} did not score {domain} at its steps. Run scmd protocol, or scmd "
+            "train with --score-held-out"
         )
-    return scores
+    if part not in scores:
+        raise ScmdError(
+            f"{record.folder} has no score on the {part} of {domain}, which has too few images. "
+            "Use another rule"
+        )
+    return scores[part]
 
 
 def _chosen(record: Record, line: dict[str, Any]) -> Chosen:
     result = record.summary["results"][record.target]
     if record.target in line.get("held_out", {}):
-        scores = line["held_out"][record.target]
-        return Chosen(record, line["step"], scores["accuracy"], scores["domainbed_part"])
+        whole, part = (
+            _held_out(record, line, record.target, name) for name in ("accuracy", "domainbed_part")
+        )
+        return Chosen(record, line["step"], whole, part)
     if line["step"] != record.summary["model_selection"]["step"]:
-        _held_out(record, line, record.target)  # raises
+        _held_out(record, line, record.target, "accuracy")  # raises
     part = result.get("domainbed_part")
     if part is None:
         raise ScmdError(f"{record.folder} was not scored on DomainBed's part of the target")

@@ -28,7 +28,8 @@ from scmd.toml_tables import merge, plain, read_toml
 REFERENCES = ("zero-shot", PROBE, FINE_TUNED)
 """The teacher itself, for comparison: as it is, with a linear classifier on its embeddings, and
 fitted on the sources."""
-
+SOUP = "+soup"
+"""How the label of a method's mean of weights ends."""
 
 MOST = 1000
 """Trials, and draws."""
@@ -47,7 +48,7 @@ class ProtocolConfig:
     trials: int = 3
     """Trial seeds 0, 1, ...: split, initial weights and order."""
     search: int = 1
-    """Draws of hyper-parameters for every method; draw 0 is the defaults."""
+    """Draws of hyper-parameters for every method and trial; draw 0 is the defaults."""
     cross_validate: bool = False
     """Run also with every pair of domains held out, which leave-one-source-out selection needs."""
     preset: str = "default"
@@ -196,6 +197,11 @@ def _resolve(
     method, _ = ABLATIONS.get(name, (name, {}))
     general = {key: value for key, value in settings.items() if key not in ("methods", "search")}
     space = search_space(settings, name)
+    if "method" not in settings and "hparams" in settings:
+        # They are for all methods: each takes those that it has.
+        own = {part.name for part in dataclasses.fields(METHODS.get(method, METHODS["erm"]).Config)}
+        hparams = {key: value for key, value in settings["hparams"].items() if key in own}
+        general = {**general, "hparams": hparams}
     if name in REFERENCES:
         return config_from(general, preset, "erm", where), space
     run = config_from(general, preset, method, where)
@@ -213,6 +219,7 @@ def _runs(
     rows: list[tuple[str, RunConfig, SearchSpace]],
     held_out: list[tuple[str, ...]],
 ) -> Iterator[PlannedRun]:
+    path = str(Path(config.data))  # as typed, but for a last slash and the like
     for trial in range(config.trials):
         for target, *others in held_out:
             for label, base, space in rows:
@@ -221,12 +228,12 @@ def _runs(
                 run = dataclasses.replace(
                     base,
                     data=dataclasses.replace(
-                        base.data, path=config.data, target=target, also_held_out=tuple(others)
+                        base.data, path=path, target=target, also_held_out=tuple(others)
                     ),
                     training=dataclasses.replace(base.training, seed=trial, score_held_out=True),
                 )
                 for draw in range(config.search if space else 1):
-                    drawn = draw_values(space, draw)
+                    drawn = draw_values(space, draw, trial)
                     if label in REFERENCES:
                         yield PlannedRun(label, run, draw, drawn)
                         continue

@@ -74,7 +74,7 @@ def tables_for_page(config: TablesConfig) -> list[Table]:
         if differing and not config.mix:
             raise ScmdError(
                 f"the runs on {data} are not like for like: {'; '.join(differing[:5])}. Give "
-                "others, or pass --mix to put them into one table nevertheless"
+                "others, or let scmd tables put them into one with --mix"
             )
         tables += _tables_of_data(config, data, own, unfinished, differing)
     return tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from scmd.config import RunConfig, differences, load_config
 from scmd.errors import ScmdError
 from scmd.finished import read_log, read_plan, read_summary
 from scmd.methods import METHODS
-from scmd.protocol.plan import REFERENCES
+from scmd.protocol.plan import REFERENCES, SOUP
 from scmd.protocol.runner import DONE, PLAN
 from scmd.run_folder import CONFIG, SUMMARY
 
@@ -123,14 +124,21 @@ def check_comparable(records: Sequence[Record]) -> list[str]:
         for difference in differences(first, other):
             found[f"{difference} ({ordered[0].label}, {record.label})"] = None
     counts: dict[int, list[str]] = {}
-    for label in dict.fromkeys(record.label for record in students):
+    # A soup is of the draws that were chosen.
+    for label in dict.fromkeys(r.label for r in students if not r.label.endswith(SOUP)):
         own = [record for record in students if record.label == label]
-        draws = {(record.draw, repr(record.config.hparams)) for record in own}
-        counts.setdefault(len(draws), []).append(label)
+        counts.setdefault(_number_of_draws(own), []).append(label)
     if len(counts) > 1:
         said = "; ".join(f"{n} for {', '.join(labels)}" for n, labels in counts.items())
         found[f"draws of hyper-parameters: {said}"] = None
     return list(found)
+
+
+def _number_of_draws(records: Sequence[Record]) -> int:
+    """Of one label: the defaults are the same in all trials, what is drawn is of a trial."""
+    defaults = {repr(record.config.hparams) for record in records if record.draw == 0}
+    drawn = {(r.trial, r.draw, repr(r.config.hparams)) for r in records if r.draw > 0}
+    return len(defaults) + max(Counter(trial for trial, *_ in drawn).values(), default=0)
 
 
 def _common(record: Record, plain: Record, first: Record) -> RunConfig:

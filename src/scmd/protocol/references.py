@@ -20,7 +20,7 @@ from torch import Tensor
 from scmd.build import Roles, assign_roles
 from scmd.cache import Shared
 from scmd.data.loader import evaluation_batches
-from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure
+from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure, target_scores
 from scmd.files import read_json, write_json, writing_aside
 from scmd.machine import open_accelerator
 from scmd.models.teacher import CARD, CLIPTeacher, load_teacher, seen_domains
@@ -129,11 +129,8 @@ def _summary(run: PlannedRun, roles: Roles, logits: Tensor) -> dict[str, Any]:
     holdout = {domain: score(roles.rows(domain, "holdout")) for domain in roles.sources}
     target = run.target
     rows = roles.rows(target, "target", "target-holdout")
-    scores = {
-        "accuracy": score(rows),
-        "domainbed_part": score(roles.rows(target, "target")),
-        "holdout": score(roles.rows(target, "target-holdout")),
-    }
+    domainbed = torch.from_numpy(roles.split[rows] == "target")
+    scores = target_scores(logits[rows], labels[rows], domainbed)
     line = {
         "holdout": holdout,
         "holdout_accuracy": float(np.mean(list(holdout.values()))),

@@ -35,7 +35,8 @@ def make_soups(out: Path, shared: Shared) -> list[str]:
 
     The row is called after the method, with ``+soup``, and has one trial. Its holdout accuracy is
     the mean of its ingredients': trials hold out different images, so that the soup has seen all
-    of them. Ingredients are chosen by training-domain validation.
+    of them: so none is left to check an export on, and a soup is used but not handed on.
+    Ingredients are chosen by training-domain validation.
 
     Source: see ``scmd.soup``. DiWA's runs share the classifier's initial weights; trials here do
     not, nor does a student from scratch share any, and then the mean of networks is none.

@@ -66,8 +66,9 @@ class Comparison:
 def compare(table: Grid, baseline: str) -> list[Comparison]:
     """Paired t-tests of every method against a baseline, over all pairs of target and trial.
 
-    Its unit is a target with a trial seed: the interval says how the difference would move with
-    other seeds and targets like these. Where all methods share batches and initial weights, as
+    Its unit is a target with a trial seed, as if all pairs were independent. But pairs of a target
+    share its images: the interval speaks of other seeds on these targets, and is too narrow for
+    other targets, of which there are few. Where all methods share batches and initial weights, as
     here, pairing takes much of the noise away.
     """
     rows: list[tuple[str, list[float]]] = []
