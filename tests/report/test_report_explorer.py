@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from scmd.data.folder import DomainImages, load_domains
 from scmd.report.explorer import histories, read_selecting_steps, windows
 
+LOSSES = st.floats(0, 9, width=32) | st.sampled_from([math.nan, math.inf])
 # Per step, what was drawn: (place of the sample, loss, kept).
 DRAWS = st.lists(
     st.lists(
-        st.tuples(st.integers(0, 11), st.floats(0, 9, width=32), st.booleans()),
+        st.tuples(st.integers(0, 11), LOSSES, st.booleans()),
         min_size=2,
         max_size=6,
         unique_by=lambda draw: draw[0],
@@ -67,14 +69,18 @@ def test_histories_and_windows_are_counts(tmp_path_factory, data, draws):
         kept = [k for _, k in found]
         assert history.drawn[i] == len(found)
         assert history.kept[i] == sum(kept)
-        assert history.loss[i] == pytest.approx(np.mean([x for x, _ in found]), abs=1e-5)
+        finite = [x for x, _ in found if math.isfinite(x)]
+        mean = np.mean(finite) if finite else math.nan
+        assert history.loss[i] == pytest.approx(mean, abs=1e-5, nan_ok=True)
         pairs = itertools.pairwise(kept)
         assert history.relapses[i] == sum(b and not a for a, b in pairs)
     condensed = windows(table, data)
     cells = condensed["cells"]
     assert sum(cell[3] for cell in cells) == sum(len(step) for _, step in selecting)
     assert sum(cell[4] for cell in cells) == sum(k for _, step in selecting for _, _, k in step)
-    assert all(sum(cell[5]) == cell[3] for cell in cells)
+    finite = sum(math.isfinite(x) for _, step in selecting for _, x, _ in step)
+    assert sum(sum(cell[5]) for cell in cells) == finite
+    assert all(sum(cell[5]) <= cell[3] for cell in cells)
     for window, domain, label, *_ in cells:
         low, high = condensed["edges"][window : window + 2]
         assert any(
@@ -92,6 +98,23 @@ def test_groups(tmp_path, data):
     assert history.rows[history.always_hard()].tolist() == [0, 2]
     assert history.rows[history.never_hard()].tolist() == [1]
     assert history.rows[history.forgotten()].tolist() == [2]
+
+
+def test_what_has_no_loss_is_counted_without_one(tmp_path, data):
+    """As after rule ``random``, which takes no loss of what it does not keep."""
+    none = math.nan
+    steps = [
+        [(0, 1.0, True), (1, none, False), (2, none, False)],
+        [(0, none, False), (1, 3.0, True)],
+    ]
+    table = read_selecting_steps(write(tmp_path / "selection.parquet", data, steps), data)
+    history = histories(table)
+    assert history.loss.tolist() == pytest.approx([1.0, 3.0, none], nan_ok=True)
+    assert history.drawn.tolist() == [2, 2, 1]
+    cells = windows(table, data)["cells"]
+    assert sum(cell[3] for cell in cells) == 5
+    assert sum(cell[5][-1] for cell in cells) == 1
+    assert sum(sum(cell[5]) for cell in cells) == 2
 
 
 def test_a_run_that_selected_nothing(tmp_path, data):

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -24,7 +26,9 @@ from scmd.methods import METHODS
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
+from scmd.report import gather as gathering
 from scmd.report.figures import reliability
+from scmd.report.page import distinct_names
 from scmd.report.thumbnails import thumbnail
 from scmd.selection import SelectionConfig
 
@@ -104,6 +108,124 @@ def test_without_its_images_a_run_is_shown_with_a_word(runs, tmp_path, capsys):
     (moved / "config.toml").write_text(config)
     assert main(["report", str(moved), "--out", str(tmp_path / "out")]) == 0
     assert "The images could not be read" in (tmp_path / "out" / "index.html").read_text()
+
+
+def copied(run: Path, to: Path, images: Path, moved_to: Path) -> Path:
+    """A run, by its configuration of images that lie elsewhere."""
+    shutil.copytree(run, to)
+    config = (to / "config.toml").read_text().replace(str(images), str(moved_to))
+    (to / "config.toml").write_text(config)
+    return to
+
+
+def add_a_class(images: Path) -> Path:
+    for domain in images.iterdir():
+        shutil.copytree(domain / "cat", domain / "aardvark")
+    return images
+
+
+def rename_a_class(images: Path) -> Path:
+    for domain in images.iterdir():
+        (domain / "cat").rename(domain / "aardvark")
+    return images
+
+
+def remove_an_image(images: Path) -> Path:
+    (images / "art" / "cat" / "0.png").unlink()
+    return images
+
+
+def name_a_class_otherwise(images: Path) -> Path:
+    """The same files, by a manifest."""
+    manifest = images / "manifest.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "domain", "class"))
+        for path in sorted(images.rglob("*.png")):
+            domain, label, name = path.relative_to(images).parts
+            writer.writerow((f"{domain}/{label}/{name}", domain, label.replace("cat", "cats")))
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (add_a_class, "'aardvark'"),
+        (rename_a_class, "'aardvark', 'cat'"),
+        (remove_an_image, "art/cat/0.png is gone"),
+        (name_a_class_otherwise, "'cat', 'cats'"),
+    ],
+)
+def test_of_data_that_have_changed_only_what_the_run_wrote_is_shown(change, what, runs, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(runs["images"], images)
+    run = copied(runs["scmd"], tmp_path / "run", runs["images"], change(images))
+    assert main(["report", str(run), "--out", str(tmp_path / "out")]) == 0
+    page = gathering.gather(run, tmp_path / "out", Console(quiet=True))
+    assert len(page.notes) == 1
+    assert "has changed since the run" in page.notes[0]
+    assert what in page.notes[0]
+    assert (page.errors, page.teacher, page.explorer) == ([], None, None)
+    assert list(page.figures) == ["curves"]
+    text = (tmp_path / "out" / "index.html").read_text()
+    accuracy = read_json(run / "summary.json")["results"]["sketch & ink"]["accuracy"]
+    assert f"<td>{100 * accuracy:.1f}</td>" in text
+    assert "has changed since the run" in text
+    assert "data:image/jpeg" not in text
+
+
+def test_where_no_loss_is_known_the_page_says_so(runs, tmp_path):
+    """Of what rule ``random`` never kept; a NaN would be no JSON, and stop the page's script."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["scmd"], run)
+    table = pq.read_table(run / "selection.parquet")
+    kept = table["kept"].to_numpy(zero_copy_only=False)
+    loss = np.where(kept, table["loss"].to_numpy(), np.nan).astype(np.float32)
+    place = table.schema.get_field_index("loss")
+    pq.write_table(table.set_column(place, "loss", pa.array(loss)), run / "selection.parquet")
+    page = gathering.gather(run, tmp_path, Console(quiet=True))
+    assert page.explorer is not None
+    json.dumps(page.explorer, allow_nan=False)
+    drawn = [s for s in page.explorer["samples"].values() if s.get("drawn")]
+    assert any(sample["kept"] == 0 for sample in drawn)
+    assert all((sample["loss"] is None) == (sample["kept"] == 0) for sample in drawn)
+
+
+def test_runs_of_one_name_are_told_apart_and_old_lists_go(runs, tmp_path, monkeypatch):
+    found = [tmp_path / name / "run" for name in ("x", "y")]
+    for run in found:
+        shutil.copytree(runs["scmd"], run)
+    out, lengths = tmp_path / "out", [2, 1]
+    given = {"domain": "art", "label": "cat", "teacher": "dog", "teacher_confidence": 0.9}
+    monkeypatch.setattr(
+        gathering,
+        "_review",
+        lambda *_: [{"row": i, "path": f"{i}.png", **given} for i in range(lengths.pop(0))],
+    )
+    command = ["report", *map(str, found), "--out", str(out)]
+    assert main(command) == 0
+    text = (out / "index.html").read_text()
+    for name, count in (("x-run", 2), ("y-run", 1)):
+        assert re.search(f'<h2 id="run-[12]">{name}</h2>', text)
+        assert f"on {count} source images: they are in <code>label-review-{name}.csv</code>" in text
+        lines = (out / f"label-review-{name}.csv").read_text().splitlines()
+        assert lines[1:] == [f"{i}.png,art,cat,dog,0.9" for i in range(count)]
+    lengths[:] = [0, 1]
+    assert main(command) == 0
+    assert [path.name for path in out.glob("*.csv")] == ["label-review-y-run.csv"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["a/erm", "a/scmd"], ["erm", "scmd"]),
+        (["a/erm", "a/run", "b/run"], ["erm", "a-run", "b-run"]),
+        (["a/run", "b/run", "a-run"], ["a-run", "b-run", "a-run-2"]),
+        (["a/run", "a/run", "c/a/run"], ["a-run", "a-run-2", "a-run-3"]),
+    ],
+)
+def test_names_are_distinct(folders, names, tmp_path):
+    assert distinct_names([tmp_path / folder for folder in folders]) == names
 
 
 def test_no_run(tmp_path, capsys):

@@ -123,7 +123,7 @@ function explore(section) {
 
   function describe(s) {
     const lines = [`${data.classes[s.class]}, ${data.domains[s.domain]}`];
-    if (s.drawn) lines.push(`selected ${s.kept} of ${s.drawn} times, mean loss ${s.loss}`);
+    if (s.drawn) lines.push(`selected ${s.kept} of ${s.drawn} times, mean loss ${s.loss ?? "unknown"}`);
     if (s.relapses) lines.push(`forgotten ${s.relapses} ${s.relapses === 1 ? "time" : "times"}`);
     if (s.teacher) lines.push(`teacher: ${s.teacher} (${s.sure})`);
     return lines;

@@ -31,7 +31,7 @@ class SampleHistory:
     kept: np.ndarray
     """How often it was selected."""
     loss: np.ndarray
-    """Mean loss."""
+    """Mean of the losses that are finite; NaN where none is, as of what ``random`` never kept."""
     relapses: np.ndarray
     """How often it was selected after it had not been at the draw before: learned, then forgotten
     (cf. Toneva et al., ICLR 2019, arXiv:1812.05159, where it is the prediction that counts)."""
@@ -84,18 +84,20 @@ def histories(table: pa.Table) -> SampleHistory:
     table = table.sort_by([("row", "ascending"), ("step", "ascending")])
     rows = table["row"].to_numpy()
     kept = table["kept"].to_numpy(zero_copy_only=False).astype(np.int64)
-    loss = np.nan_to_num(table["loss"].to_numpy().astype(np.float64))
+    loss = table["loss"].to_numpy().astype(np.float64)
     if not len(rows):
         empty = np.zeros(0, dtype=np.int64)
         return SampleHistory(empty, empty, empty, empty.astype(float), empty)
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
     relapse = np.r_[0, (kept[1:] == 1) & (kept[:-1] == 0) & (rows[1:] == rows[:-1])].astype(int)
-    drawn = np.diff(np.r_[starts, len(rows)])
+    finite = np.isfinite(loss)
+    total = np.add.reduceat(np.where(finite, loss, 0), starts)
+    known = np.add.reduceat(finite.astype(np.int64), starts)
     return SampleHistory(
         rows[starts],
-        drawn,
+        np.diff(np.r_[starts, len(rows)]),
         np.add.reduceat(kept, starts),
-        np.add.reduceat(loss, starts) / drawn,
+        np.where(known > 0, total / np.maximum(known, 1), np.nan),
         np.add.reduceat(relapse, starts),
     )
 
@@ -105,7 +107,7 @@ def windows(table: pa.Table, data: DomainImages) -> dict[str, Any]:
 
     Returns:
         ``edges`` (of the windows, in steps), ``loss_edges``, and ``cells``: a list
-        ``[window, domain, class, drawn, kept, histogram of losses]`` of what is not empty.
+        ``[window, domain, class, drawn, kept, histogram of finite losses]`` of what is not empty.
     """
     steps = table["step"].to_numpy()
     if not len(steps):
@@ -116,10 +118,11 @@ def windows(table: pa.Table, data: DomainImages) -> dict[str, Any]:
     rows = table["row"].to_numpy()
     domain, label = data.domain_index[rows].astype(int), data.labels[rows].astype(int)
     loss = table["loss"].to_numpy()
-    finite = loss[np.isfinite(loss)]
+    known = np.isfinite(loss)
+    finite = loss[known]
     top = float(np.quantile(finite, 0.995)) if len(finite) else 1.0
     loss_edges = np.linspace(0, max(top, 1e-6), LOSS_BINS + 1)
-    bins = np.clip(np.searchsorted(loss_edges, loss, side="right") - 1, 0, LOSS_BINS - 1)
+    bins = np.clip(np.searchsorted(loss_edges, finite, side="right") - 1, 0, LOSS_BINS - 1)
     kept = table["kept"].to_numpy(zero_copy_only=False)
     shape = (len(edges) - 1, len(data.domains), len(data.classes))
     key = np.ravel_multi_index((window, domain, label), shape)
@@ -127,7 +130,7 @@ def windows(table: pa.Table, data: DomainImages) -> dict[str, Any]:
     drawn = np.bincount(place)
     selected = np.bincount(place, weights=kept)
     histogram = np.zeros((len(cells), LOSS_BINS), dtype=int)
-    np.add.at(histogram, (place, bins), 1)
+    np.add.at(histogram, (place[known], bins), 1)
     return {
         "edges": edges.tolist(),
         "loss_edges": [round(float(edge), 3) for edge in loss_edges],

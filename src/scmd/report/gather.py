@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from rich.console import Console
 
 from scmd.build import Roles, assign_roles
 from scmd.config import RunConfig, load_config
+from scmd.data.listing import named
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError
 from scmd.evaluate import measure
-from scmd.files import writing_aside
 from scmd.finished import read_log, read_summary
 from scmd.methods import METHODS
+from scmd.records import check_samples
 from scmd.report.explorer import (
     SampleHistory,
     histories,
@@ -30,7 +30,7 @@ from scmd.report.explorer import (
 from scmd.report.figures import curves_svg, reliability, reliability_svg
 from scmd.report.opinions import Opinions, student_opinions, teacher_opinions
 from scmd.report.thumbnails import thumbnail
-from scmd.run_folder import CONFIG, SELECTION, SUMMARY
+from scmd.run_folder import CONFIG, SAMPLES, SELECTION, SUMMARY
 
 MOST_ERRORS = 24
 MOST_THUMBNAILS = 700
@@ -43,6 +43,10 @@ class RunPage:
     """A run's part of a report."""
 
     folder: Path
+    out: Path
+    """Where its list of labels to review goes."""
+    name: str
+    """Its folder's; a page of several runs tells those of one name apart."""
     config: RunConfig
     summary: dict[str, Any]
     figures: dict[str, str]
@@ -51,13 +55,10 @@ class RunPage:
     """The zero-shot teacher on the target, as ``scmd.evaluate.measure`` says."""
     errors: list[dict[str, Any]]
     """The most confident errors on the target."""
+    review: list[dict[str, Any]]
+    """Source images whose labels the teacher doubts, the surest first."""
     explorer: dict[str, Any] | None
     notes: list[str]
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return self.folder.resolve().name
 
     @property
     def target(self) -> str:
@@ -70,7 +71,7 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
 
     Args:
         run: The run's folder; opinions are kept in it.
-        out: Where ``label-review-RUN.csv`` goes.
+        out: Where ``write_page`` puts ``label-review-RUN.csv``.
         console: Where it is said what is being done.
 
     Raises:
@@ -79,13 +80,18 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
     config, summary, lines = check_run(run)
     step = summary["model_selection"]["step"]
     alt = f"Training losses and holdout accuracy of {run.name} over steps"
-    page = RunPage(
-        run, config, summary, {"curves": curves_svg(lines, step, alt)}, None, [], None, []
-    )
+    figures = {"curves": curves_svg(lines, step, alt)}
+    name = run.resolve().name
+    page = RunPage(run, out, name, config, summary, figures, None, [], [], None, [])
     try:
         roles = assign_roles(config)
     except ScmdError as error:
         page.notes.append(f"The images could not be read, so no picture is shown: {error}")
+        return page
+    try:
+        _check_data(run, roles, summary["classes"])
+    except ScmdError as error:
+        page.notes.append(f"Only what the run itself wrote is shown: {error}")
         return page
     teacher = None
     try:
@@ -94,7 +100,7 @@ def gather(run: Path, out: Path, console: Console) -> RunPage:
         if roles.target:
             _target(page, roles, teacher, console)
         if (run / SELECTION).exists():
-            _explorer(page, roles, teacher, out)
+            _explorer(page, roles, teacher)
     except ScmdError as error:
         page.notes.append(f"Not everything could be shown: {error}")
     return page
@@ -110,6 +116,22 @@ def check_run(run: Path) -> tuple[RunConfig, dict[str, Any], list[dict[str, Any]
         raise ScmdError(f"{run} holds no finished run. Give a folder that scmd train wrote")
     config = load_config(run / CONFIG)
     return config, read_summary(run, "pages", config.data.target), read_log(run)
+
+
+def _check_data(run: Path, roles: Roles, classes: Sequence[str]) -> None:
+    """See that a data set is still the run's: predictions are places among the run's classes.
+
+    Raises:
+        ScmdError: Its classes, its samples or their roles have changed, or it is not known what
+            they were.
+    """
+    data = roles.data
+    if list(data.classes) != classes:
+        raise ScmdError(
+            f"{data.source} has changed since the run began: it has other classes "
+            f"({named(sorted({*data.classes} ^ {*classes}))}). Restore it, or train anew"
+        )
+    check_samples(run / SAMPLES, data, roles.split)
 
 
 def _target(page: RunPage, roles: Roles, teacher: Opinions | None, console: Console) -> None:
@@ -162,14 +184,12 @@ def _ask_teacher(page: RunPage, roles: Roles, console: Console) -> Opinions | No
         return None
 
 
-def _explorer(page: RunPage, roles: Roles, teacher: Opinions | None, out: Path) -> None:
+def _explorer(page: RunPage, roles: Roles, teacher: Opinions | None) -> None:
     """Selections over time, and the samples worth looking at, with their pictures."""
     data = roles.data
     table = read_selecting_steps(page.folder / SELECTION, data)
     history = histories(table)
-    review = _review(teacher, roles) if teacher is not None else []
-    if review:
-        _write_review(out / f"label-review-{page.name}.csv", review)
+    page.review = review = _review(teacher, roles) if teacher is not None else []
     groups = {
         "always hard": history.always_hard(),
         "never hard": history.never_hard(),
@@ -195,10 +215,11 @@ def _explorer(page: RunPage, roles: Roles, teacher: Opinions | None, out: Path) 
 
     for place in places:
         row = int(history.rows[place])
+        loss = float(history.loss[place])
         samples[row] = describe(row) | {
             "drawn": int(history.drawn[place]),
             "kept": int(history.kept[place]),
-            "loss": round(float(history.loss[place]), 3),
+            "loss": round(loss, 3) if math.isfinite(loss) else None,  # JSON has no NaN
             "relapses": int(history.relapses[place]),
         }
     for item in review[:MOST_ERRORS]:
@@ -253,13 +274,3 @@ def _review(teacher: Opinions, roles: Roles) -> list[dict[str, Any]]:
         }
         for i in order.tolist()
     ]
-
-
-def _write_review(path: Path, review: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    names = [name for name in review[0] if name != "row"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(review)
-    with writing_aside(path) as file:
-        file.write(text.getvalue().encode())

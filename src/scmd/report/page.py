@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +18,7 @@ import jinja2
 import numpy as np
 
 from scmd.errors import ScmdError
-from scmd.files import writing_aside
+from scmd.files import cannot_write, writing_aside
 from scmd.report.gather import RunPage
 
 PAGE = "index.html"
@@ -35,14 +40,19 @@ class TableLike(Protocol):
 def write_page(
     path: Path, title: str, pages: Sequence[RunPage], tables: Sequence[TableLike] = ()
 ) -> None:
-    """Write the page.
+    """Write the page, and each run's list of labels to review.
 
     Args:
         path: The HTML file.
         title: On top.
-        pages: The runs, in order; with several of one target they are compared.
+        pages: The runs, in order; with several of one target they are compared. Those of one
+            name are told apart by ``distinct_names``.
         tables: A comparison's, above the runs.
     """
+    names = distinct_names([page.folder for page in pages])
+    pages = [replace(page, name=name) for page, name in zip(pages, names, strict=True)]
+    for page in pages:
+        _write_review(page)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource), autoescape=True, trim_blocks=True,
         undefined=jinja2.ChainableUndefined,
@@ -59,6 +69,44 @@ def write_page(
     )
     with writing_aside(path) as file:
         file.write(text.encode())
+
+
+def _write_review(page: RunPage) -> None:
+    """Write a run's list of labels to review, or remove an earlier report's where it has none.
+
+    Raises:
+        ScmdError: The folder cannot be written.
+    """
+    path = page.out / f"label-review-{page.name}.csv"
+    if not page.review:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
+    text = io.StringIO(newline="")
+    names = [name for name in page.review[0] if name != "row"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(page.review)
+    with writing_aside(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """What runs are called: as their folders, and where that repeats, with the folder above.
+
+    Runs that are still alike, as one that is given twice, are numbered. Names of files are made
+    of them, so that they have no slash.
+    """
+    paths = [folder.resolve() for folder in folders]
+    times = Counter(path.name for path in paths)
+    names: list[str] = []
+    for path in paths:
+        name = path.name if times[path.name] == 1 else f"{path.parent.name}-{path.name}"
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(next(n for n in itertools.chain([name], numbered) if n not in names))
+    return names
 
 
 def check_page(path: Path) -> None:
@@ -78,7 +126,7 @@ def _resource(name: str) -> str:
 
 
 def _view(page: RunPage) -> dict[str, Any]:
-    view: dict[str, Any] = {**vars(page), "name": page.name, "target": page.target}
+    view: dict[str, Any] = {**vars(page), "target": page.target}
     if page.explorer is not None:
         # Whatever a path or class is called, it must not end the script that holds it.
         text = json.dumps(page.explorer, separators=(",", ":"))
