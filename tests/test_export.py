@@ -104,6 +104,21 @@ def test_it_tells_nothing_of_the_machine(finished: Finished):
             assert str(place).encode() not in content
 
 
+def test_where_the_teacher_lies_is_not_told(finished: Finished, tmp_path: Path, instant: None):
+    run, out, teacher = tmp_path / "run", tmp_path / "exported", str(tmp_path / "private" / "mine")
+    shutil.copytree(finished.run, run)
+    for name, told in (
+        ("model.json", {"teacher": teacher}),
+        ("summary.json", {"teacher": {"name": teacher}}),
+    ):
+        said = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(said | told))
+    assert export_run(run, out)["student"]["teacher"] == "mine"
+    assert load_onnx(out).description["teacher"] == "mine"
+    assert "Its teacher was `mine`;" in (out / "README.md").read_text()
+    assert not [path for path in out.iterdir() if b"private" in path.read_bytes()]
+
+
 def test_what_is_printed(finished: Finished):
     about = json.loads((finished.exported / "preprocessing.json").read_text())
     for text in (
@@ -303,6 +318,26 @@ def test_data_that_moved(finished: Finished, tmp_path: Path):
     (run / "samples.parquet").unlink()
     with pytest.raises(ScmdError, match="Give the folder of a finished run"):
         read_source_images(run, classes, SIZE, "holdout", 9)
+
+
+@pytest.mark.parametrize(("root", "manifest"), [("data", "list.txt"), ("pictures.csv", "")])
+def test_a_manifest_is_a_file_whatever_its_name(
+    finished: Finished, tmp_path: Path, root: str, manifest: str
+):
+    """And a folder is none, as in training."""
+    classes = load(finished.run).classes
+    run, data = tmp_path / "run", tmp_path / root
+    shutil.copytree(finished.run, run)
+    shutil.copytree(finished.data, data)
+    source = data / manifest
+    if manifest:
+        source.write_text("path,domain,class\n")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(str(finished.data), str(source)))
+    expected = read_source_images(finished.run, classes, SIZE, "holdout", 9)
+    for given in (None, source):
+        found = read_source_images(run, classes, SIZE, "holdout", 9, given)
+        assert torch.equal(found.images, expected.images)
 
 
 # PyTorch's own format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,65 @@ def test_a_dry_run_writes_what_would_be_uploaded(run, tmp_path, capsys):
     model = scmd.load(out)
     assert model.classes == ("cat", "dog")
     assert main(["push", str(run), "someone/pets", "--dry-run", str(out)]) == 2
+
+
+def with_teacher(run: Path, copy: Path, teacher: str, **more: list[str]) -> Path:
+    """A copy of a run that says that it had a teacher, and what else its model.json should say."""
+    shutil.copytree(run, copy)
+    for name, told in (
+        ("model.json", {"teacher": teacher, **more}),
+        ("summary.json", {"teacher": {"name": teacher, "fitted_on_domains": []}}),
+    ):
+        said = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps(said | told))
+    return copy
+
+
+def staged(run: Path, out: Path) -> tuple[str, str, str]:
+    """The teacher's name in the description and in the summary that are uploaded, and the card."""
+    out.mkdir()
+    hub.stage(run, "someone/pets", out)
+    model, summary = (
+        json.loads((out / name).read_text()) for name in ("model.json", "summary.json")
+    )
+    return model["teacher"], summary["teacher"]["name"], (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    ["{}/private/there", "{}/private/gone", "local-dir:{}/private/gone", "private/gone", "there"],
+)
+def test_where_a_teacher_lies_is_not_published(run, tmp_path, monkeypatch, teacher):
+    (tmp_path / "private" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "private")
+    copy = with_teacher(run, tmp_path / "run", teacher.format(tmp_path))
+    name = teacher.rpartition("/")[2]
+    described, summed_up, card = staged(copy, tmp_path / "out")
+    assert (described, summed_up) == (name, name)
+    assert f"Its teacher was `{name}`." in card
+    assert not [f for f in (tmp_path / "out").iterdir() if b"private" in f.read_bytes()]
+    images = torch.rand(2, 3, 24, 24)
+    with torch.inference_mode():
+        assert torch.equal(scmd.load(tmp_path / "out")(images), scmd.load(copy)(images))
+
+
+@pytest.mark.parametrize(
+    "teacher", ["embedded", "ViT-B-32-quickgelu/openai", "hf-hub:timm/ViT-B-16-SigLIP"]
+)
+def test_a_teacher_that_others_can_have_keeps_its_name(run, tmp_path, teacher):
+    copy = with_teacher(run, tmp_path / "run", teacher)
+    assert staged(copy, tmp_path / "out")[:2] == (teacher, teacher)
+
+
+def test_the_file_that_a_student_began_with_is_not_published(run, tmp_path):
+    """As timm is told of it."""
+    args = ["drop_path_rate=0.0", "pretrained_cfg_overlay={'file': '/home/me/private.pth'}"]
+    copy = with_teacher(run, tmp_path / "run", "embedded", args=args)
+    staged(copy, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["args"] == args[:1]
+    images = torch.rand(2, 3, 24, 24)
+    with torch.inference_mode():
+        assert torch.equal(scmd.load(tmp_path / "out")(images), scmd.load(copy)(images))
 
 
 def test_loading_from_the_hubs_cache(run, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import scmd.deploy.promptable as promptable
 from scmd.cli import main
+from scmd.deploy.description import public_description
 from scmd.deploy.predict import predict_files
 from scmd.deploy.promptable import (
     load_promptable,
@@ -30,6 +31,7 @@ from scmd.methods import SCMD
 from scmd.models.pretrained import encode_prompts, open_pretrained
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import TeacherConfig, load_teacher
+from scmd.store import cache_root
 
 TEXTS = ("cat", "zebra", "a picture of nothing")
 READ = (["this is a photo of a cat"], ["this is a photo of a zebra"], ["a picture of nothing"])
@@ -160,9 +162,20 @@ def test_embeddings_are_asked_for_once(teacher: Path, no_teacher: Callable[[], N
         text_embeddings(str(teacher), READ)
 
 
+def test_the_cache_may_lie_below_the_home(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SCMD_CACHE", "~/kept")
+    monkeypatch.chdir(tmp_path)
+    text_embeddings(str(teacher), READ)
+    assert len(list((tmp_path / "home" / "kept" / "texts").iterdir())) == 1
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_damaged_memory_is_made_anew(teacher: Path):
     first = text_embeddings(str(teacher), READ)
-    (file,) = (promptable.cache_folder() / "texts").iterdir()
+    (file,) = (cache_root() / "texts").iterdir()
     for content in (b"", b"\xff" * 100):
         file.write_bytes(content)
         assert torch.equal(text_embeddings(str(teacher), READ), first)
@@ -175,11 +188,29 @@ def test_saved_classes_need_no_teacher(run: Path, teacher: Path, no_teacher: Cal
     assert file == run / "classes-some.safetensors"
     no_teacher()
     shutil.rmtree(teacher)
-    shutil.rmtree(promptable.cache_folder())
+    shutil.rmtree(cache_root())
     again = load_promptable(run, "some")
     assert again.classes == TEXTS
     with torch.no_grad():
         assert torch.equal(again(images), model(images))
+
+
+def test_a_published_student_takes_the_runs_texts(
+    run: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Which name the teacher's folder in full, as the student itself does not any more."""
+    images = torch.rand(2, 3, SIZE, SIZE)
+    model = load_promptable(run, TEXTS)
+    save_classes(run, "some", model)
+    description = json.loads((run / "model.json").read_text())
+    assert description["teacher"] == str(teacher)
+    (run / "model.json").write_text(json.dumps(public_description(description)))
+    with pytest.raises(ScmdError, match=f"teacher '{teacher.name}' is neither a folder nor"):
+        load_promptable(run, TEXTS)
+    monkeypatch.chdir(tmp_path)  # where the teacher is
+    with torch.no_grad():
+        for classes in (TEXTS, "some"):
+            assert torch.equal(load_promptable(run, classes)(images), model(images))
 
 
 def test_bad_saved_classes_are_errors(run: Path, tmp_path: Path):

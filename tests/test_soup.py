@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from toys import ToyBackbone, ToyTeacher, make_batch
 
+from scmd.cache import Shared
+from scmd.cli import main
 from scmd.errors import ScmdError
 from scmd.methods import SCMD
+from scmd.protocol.plan import ProtocolConfig, plan
+from scmd.protocol.runner import run_plan
+from scmd.protocol.soups import make_soups
 from scmd.soup import soup
 
 
@@ -78,3 +86,38 @@ def test_the_first_mismatch_is_named(change: Any, message: str):
 def test_nothing_makes_no_soup():
     with pytest.raises(ScmdError, match="no weights to average"):
         soup([])
+
+
+def test_a_soup_is_used_but_not_handed_on(
+    image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """What is said of it names a run that can be."""
+    images, out = image_folder(("art", "photo"), count=6), tmp_path / "comparison"
+    settings = (
+        "student.name=test_efficientnet", "student.pretrained=false", "data.image_size=24",
+        "training.steps=2", "training.batch_per_domain=4", "training.workers=0",
+        "average.average=none",
+    )  # fmt: skip
+    config = ProtocolConfig(str(images), methods="erm", targets="art", trials=2, set=settings)
+    runs = plan(config)
+    assert run_plan(runs, out, Console(quiet=True)) == []
+    assert len(make_soups(out, Shared())) == 1
+    (folder,) = out.glob("*+soup-*")
+    capsys.readouterr()
+
+    def export(run: Path) -> int:
+        return main(["export", str(run), "--out", str(tmp_path / "exported"), "--to", "torch"])
+
+    def push(run: Path) -> int:
+        return main(["push", str(run), "someone/pets", "--dry-run", str(tmp_path / "staged")])
+
+    first = out / min(run.name for run in runs)
+    for hand_on in (export, push):
+        assert hand_on(folder) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{folder} is a soup" in line
+        assert line.endswith(f"Give one of them, such as {first}")
+        assert hand_on(first) == 0
+        capsys.readouterr()
+    assert main(["predict", str(folder), str(images), "--workers", "0"]) == 0
+    assert main(["evaluate", str(folder), str(images), "--workers", "0"]) == 0

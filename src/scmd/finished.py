@@ -143,6 +143,11 @@ def read_summary(
     """
     file = run / SUMMARY
     summary = read_object(file)
+    if use == "pages" and "soup_of" in summary:
+        raise ScmdError(
+            f"{run} is a soup, a mean of runs' weights: it has rows in scmd tables and no page. "
+            "Give one of the runs, or the comparison's folder"
+        )
     try:
         _NEEDED[use].model_validate_json(json.dumps(summary), strict=True)
     except ValidationError as error:

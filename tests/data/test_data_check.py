@@ -303,15 +303,14 @@ def test_cache_that_cannot_be_written_is_no_error(root, tmp_path, monkeypatch):
         assert report.cached == 0
 
 
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("SCMD_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+def test_the_cache_may_lie_below_the_home(root, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert contents.cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("SCMD_CACHE")
-    assert contents.cache_folder() == tmp_path / "xdg" / "scmd"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert contents.cache_folder() == tmp_path / "home" / ".cache" / "scmd"
+    monkeypatch.setenv("SCMD_CACHE", "~/kept")
+    monkeypatch.chdir(tmp_path)
+    assert report_of(root).cached == 0
+    assert report_of(root).cached == 12
+    assert len(list((tmp_path / "home" / "kept" / "check").iterdir())) == 1
+    assert not (tmp_path / "~").exists()
 
 
 def test_printed_table_has_totals(image_folder):

@@ -28,7 +28,7 @@ def images(image_folder) -> Path:
     return image_folder(DOMAINS, count=1)
 
 
-def planned(images: Path, **changes: Any) -> list[PlannedRun]:
+def planned(images: Path | str, **changes: Any) -> list[PlannedRun]:
     return plan(ProtocolConfig(data=str(images), **changes))
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
+from scmd.store import cache_root
 
 
 class FileKey(NamedTuple):
@@ -32,15 +33,6 @@ class Content(NamedTuple):
     """Pillow's name of it."""
 
 
-def cache_folder() -> Path:
-    """``$SCMD_CACHE``, else ``$XDG_CACHE_HOME/scmd``, else ``~/.cache/scmd``."""
-    if chosen := os.environ.get("SCMD_CACHE"):
-        return Path(chosen)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "scmd"
-    return Path.home() / ".cache" / "scmd"
-
-
 # Another Pillow may decode to other pixels, so that what it cached cannot be compared.
 _SCHEMA = pa.schema(
     {
@@ -56,7 +48,7 @@ _SCHEMA = pa.schema(
 
 def _cache_file(source: Path) -> Path:
     name = hashlib.blake2b(os.fsencode(source.resolve()), digest_size=16).hexdigest()
-    return cache_folder() / "check" / f"{name}.parquet"
+    return cache_root() / "check" / f"{name}.parquet"
 
 
 def read_contents(source: Path) -> dict[FileKey, Content]:

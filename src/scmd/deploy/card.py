@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scmd.deploy.description import public_name
 from scmd.deploy.onnx import INT8_FILE, PREPROCESSING
 from scmd.files import writing_aside
 
@@ -74,9 +75,8 @@ def _what(about: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[str]
     )
     if teacher := summary.get("teacher"):
         seen = teacher.get("fitted_on_domains")
-        name = Path(teacher["name"]).name if Path(teacher["name"]).is_dir() else teacher["name"]
         told = f", which was fitted on images of {', '.join(seen)}" if seen else ""
-        yield f"Its teacher was `{name}`{told}; it is not needed any more."
+        yield f"Its teacher was `{public_name(teacher['name'])}`{told}; it is not needed any more."
     yield ""
     yield f"Classes, in the order of the logits: {', '.join(classes)}."
 

@@ -1,13 +1,14 @@
-"""What is written beside a saved student: read, and checked before anything is built of it."""
+"""What is written beside a saved student: checked before anything is built of it, or published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from scmd.errors import ScmdError
 from scmd.models.limits import MOST_PIXELS
+from scmd.models.pretrained import EMBEDDED, parse_name
 
 FORMAT = 1
 
@@ -36,6 +37,50 @@ def check_description(description: Any, file: Path) -> dict[str, Any]:
     except (TypeError, KeyError) as error:
         raise ScmdError(f"{file} is damaged: {error}. Train again, or restore it") from error
     return description
+
+
+def public_description(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A student's description without what says where something lies on somebody's disk.
+
+    The same network is built of it.
+    """
+    # timm may have been told of a file to start from; a trained student needs none.
+    args = [arg for arg in description["args"] if not arg.startswith("pretrained_cfg")]
+    told = {**description, "args": args}
+    if "teacher" in told:
+        told["teacher"] = public_name(str(told["teacher"]))
+    return told
+
+
+def public_name(teacher: str) -> str:
+    """A teacher's name; of a folder, which may be gone by now, the last part of its path."""
+    if teacher == EMBEDDED:
+        return teacher
+    try:
+        model, _ = parse_name(teacher)
+    except ScmdError:
+        model = f"local-dir:{teacher}"
+    folder = model.removeprefix("local-dir:")
+    return teacher if folder == model else Path(folder).absolute().name
+
+
+def refuse_soup(description: Mapping[str, Any], run: Path) -> None:
+    """See that a student is one run's: what is said of a student that is handed on is its run's.
+
+    Args:
+        description: As ``load`` found it.
+        run: The student's folder.
+
+    Raises:
+        ScmdError: It is the mean of several runs' weights.
+    """
+    names = description.get("soup_of")
+    if isinstance(names, list) and names:
+        raise ScmdError(
+            f"{run} is a soup, the mean of {len(names)} runs' weights: it can be used with scmd "
+            "predict and scmd evaluate, but not exported or uploaded, since these runs held out "
+            f"different images. Give one of them, such as {run.parent / str(names[0])}"
+        )
 
 
 def _short(value: Any) -> str:

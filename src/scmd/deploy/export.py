@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scmd.deploy.card import write_card
 from scmd.deploy.classifier import Classifier, load
+from scmd.deploy.description import public_description, refuse_soup
 from scmd.deploy.onnx import FORMAT, INPUT, INT8_FILE, OUTPUT, PREPROCESSING, require_onnx
 from scmd.deploy.programs import FILES, OPSET, Format, open_program, write_program
 from scmd.deploy.quantize import quantize
@@ -60,8 +61,9 @@ def export_run(
         What ``preprocessing.json`` says.
 
     Raises:
-        ScmdError: No finished run there, a package or the data are missing, the student cannot be
-            exported, or its logits are not PyTorch's. ``out`` is not made then.
+        ScmdError: No finished run there, or a soup of several; a package or the data are missing,
+            the student cannot be exported, or its logits are not PyTorch's. ``out`` is not made
+            then.
     """
     run, out = Path(run), Path(out)
     if int8 and to != "onnx":
@@ -72,6 +74,7 @@ def export_run(
         raise ScmdError(f"{out} exists already. Remove it, or choose another --out")
     keep_memory()
     model = load(run)
+    refuse_soup(model.description, run)
     summary = read_summary(run, "pages")
 
     def images(split: str, count: int) -> SourceImages:
@@ -157,7 +160,7 @@ def _logits(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _describe(model: Classifier, to: Format) -> dict[str, Any]:
-    size, student = model.image_size, model.description
+    size = model.image_size
     packages = ("torch", "timm", *(("onnx", "onnxruntime") if to == "onnx" else ()))
     return {
         "format": FORMAT,
@@ -175,7 +178,7 @@ def _describe(model: Classifier, to: Format) -> dict[str, Any]:
         "normalisation": "inside the model",
         "temperature": model.temperature,
         "classes": list(model.classes),
-        "student": student,
+        "student": public_description(model.description),
         **({"opset": OPSET} if to == "onnx" else {}),
         "versions": {name: version(name) for name in packages},
     }

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import validate_repo_id
 
 from scmd.deploy.classifier import MODEL, WEIGHTS, load
+from scmd.deploy.description import public_description, public_name, refuse_soup
 from scmd.errors import ScmdError
 from scmd.files import write_json, writing_aside
 from scmd.finished import read_summary
@@ -37,13 +38,15 @@ def stage(run: Path, repo: str, out: Path) -> list[Path]:
         The files, sorted.
 
     Raises:
-        ScmdError: The run is not finished, or damaged.
+        ScmdError: The run is not finished, or damaged, or a soup of several.
     """
     summary, description = check_run(run)
-    for name in (*_NEEDED, *_WELCOME):
+    summary, description = public(summary), public_description(description)
+    for name in (WEIGHTS, *_WELCOME):
         if (run / name).is_file():
             shutil.copyfile(run / name, out / name)
-    write_json(out / SUMMARY, public(summary))
+    write_json(out / SUMMARY, summary)
+    write_json(out / MODEL, description)
     with writing_aside(out / "README.md") as file:
         file.write(model_card(summary, description, repo).encode())
     return sorted(out.iterdir())
@@ -83,7 +86,8 @@ def check_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run's summary and the description of its model.
 
     Raises:
-        ScmdError: The run is not finished, or a file of it is missing or damaged.
+        ScmdError: The run is not finished, a file of it is missing or damaged, or it is a soup of
+            several.
     """
     for name in _NEEDED:
         if not (run / name).is_file():
@@ -91,6 +95,7 @@ def check_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{run} holds no finished run: no {name}. Give one that scmd train wrote"
             )
     description = load(run).description
+    refuse_soup(description, run)
     if not isinstance(description.get("method"), str):
         raise ScmdError(f"{run / MODEL} is damaged: no method. Train again, or restore it")
     return read_summary(run, "pages"), description
@@ -102,12 +107,8 @@ def public(summary: dict[str, Any]) -> dict[str, Any]:
     if isinstance(told.get("provenance"), dict):
         told["provenance"] = {k: v for k, v in told["provenance"].items() if k != "command"}
     if isinstance(told.get("teacher"), dict):
-        told["teacher"] = {**told["teacher"], "name": _public_name(told["teacher"]["name"])}
+        told["teacher"] = {**told["teacher"], "name": public_name(told["teacher"]["name"])}
     return told
-
-
-def _public_name(teacher: str) -> str:
-    return Path(teacher).name if Path(teacher).is_dir() else teacher
 
 
 def check_repo(repo: str) -> None:
@@ -141,7 +142,7 @@ def fetch(name: str) -> Path:
 
 
 def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str:
-    """The hub's README.md, with its metadata, from what a run says about itself."""
+    """The hub's README.md, with its metadata, from what may be said of a run and its model."""
     target = summary.get("target")
     results = summary["results"]
     rows = "\n".join(
@@ -150,8 +151,7 @@ def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str
         for domain, r in results.items()
     )
     seen = (summary.get("teacher") or {}).get("fitted_on_domains", [])
-    name = model.get("teacher", "")
-    name = _public_name(name)
+    name = model.get("teacher")
     teacher = f" Its teacher was `{name}`." if name else ""
     classes = ", ".join(model["classes"])
     limits = [

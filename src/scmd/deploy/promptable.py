@@ -21,8 +21,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from scmd.config import load_config
-from scmd.data.contents import cache_folder
 from scmd.deploy.classifier import WEIGHTS, Classifier, load, require_numbers
+from scmd.deploy.description import public_name
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.losses import cross_modality_logits
@@ -31,6 +31,7 @@ from scmd.models.pretrained import encode_prompts, open_pretrained, parse_name, 
 from scmd.models.prompts import PromptConfig, class_prompts
 from scmd.models.weights import load_strictly, read_state_dict
 from scmd.run_folder import CONFIG
+from scmd.store import cache_root
 
 SAVED = "@"
 """Before the name of saved classes."""
@@ -190,7 +191,7 @@ def text_embeddings(teacher: str, prompts: Sequence[Sequence[str]]) -> Tensor:
     Raises:
         ScmdError: As ``load_teacher``.
     """
-    file = cache_folder() / "texts" / f"{_key(teacher, prompts)}.safetensors"
+    file = cache_root() / "texts" / f"{_key(teacher, prompts)}.safetensors"
     try:
         found = load_file(file)["embeddings"]
         if _are_embeddings(found, len(prompts)):
@@ -249,7 +250,7 @@ def _load_classes(run: Path, name: str, teacher: str) -> tuple[list[str], Tensor
     except (OSError, TypeError, KeyError, ValueError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ScmdError(f"{file} is damaged: {reason}. Save the classes again") from error
-    if asked != teacher:
+    if teacher not in (asked, public_name(asked)):  # a published student has the latter
         raise ScmdError(
             f"{file} has embeddings of the teacher {asked!r}, {run} was trained with {teacher!r}. "
             "Save the classes again"

@@ -70,7 +70,7 @@ def read_source_images(
     if not rows:
         raise ScmdError(f"{run / SAMPLES} has no {split} images of the sources")
     source = Path(data if data is not None else load_config(run / CONFIG).data.path)
-    root = source.parent if source.suffix == ".csv" else source
+    root = source.parent if source.is_file() else source
     random = np.random.default_rng(seed)
     domains = sorted({row["domain"] for row in rows})
     chosen = []

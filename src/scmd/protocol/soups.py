@@ -12,22 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from scmd.build import assign_roles
 from scmd.cache import Shared
 from scmd.config import save_config
 from scmd.deploy.classifier import MODEL, WEIGHTS, load
-from scmd.evaluate import EVALUATION_BATCH, accuracy, collect_logits, measure
+from scmd.evaluate import EVALUATION_BATCH, collect_logits, measure, target_scores
 from scmd.files import read_json, write_json, writing_aside
 from scmd.models.weights import read_state_dict
 from scmd.protocol.model_selection import choose
+from scmd.protocol.plan import SOUP
 from scmd.protocol.records import Record, read_runs
 from scmd.protocol.runner import DONE, PLAN
 from scmd.run_folder import CONFIG, METRICS, SUMMARY
 from scmd.soup import soup
-
-SUFFIX = "+soup"
 
 
 def make_soups(out: Path, shared: Shared) -> list[str]:
@@ -49,7 +47,7 @@ def make_soups(out: Path, shared: Shared) -> list[str]:
         What was made, a line each.
     """
     records, _ = read_runs([out])
-    chosen, _ = choose([r for r in records if not r.label.endswith(SUFFIX)], "training")
+    chosen, _ = choose([r for r in records if not r.label.endswith(SOUP)], "training")
     groups: dict[tuple[str, str], list[Record]] = {}
     for choice in chosen:
         record = choice.record
@@ -61,12 +59,12 @@ def make_soups(out: Path, shared: Shared) -> list[str]:
             continue
         names = sorted(record.folder.name for record in ingredients)
         digest = hashlib.blake2b("\n".join(names).encode(), digest_size=6).hexdigest()
-        folder = out / f"{target}-{label}{SUFFIX}-{digest}".replace("/", "_")
+        folder = out / f"{target}-{label}{SOUP}-{digest}".replace("/", "_")
         if not (folder / DONE).exists():
             _make(ingredients, folder, shared)
-        _remember(out, folder.name, f"{label}{SUFFIX}", ingredients[0])
+        _remember(out, folder.name, f"{label}{SOUP}", ingredients[0])
         found = read_json(folder / SUMMARY)["results"][target]["accuracy"]
-        said.append(f"{label}{SUFFIX}, target {target}: {found:.3f}, of {len(ingredients)} trials")
+        said.append(f"{label}{SOUP}, target {target}: {found:.3f}, of {len(ingredients)} trials")
     return said
 
 
@@ -114,13 +112,8 @@ def _score(record: Record, folder: Path, shared: Shared) -> tuple[dict[str, Any]
     )
     logits = collect_logits(model, batches, device)
     labels = torch.from_numpy(roles.data.labels[rows]).long()
-    part = torch.from_numpy(roles.split[rows] == "target")
-
-    def of(mask: Tensor) -> float:
-        return accuracy(logits[mask], labels[mask])
-
-    everything = torch.ones_like(part)
-    scores = {"accuracy": of(everything), "domainbed_part": of(part), "holdout": of(~part)}
+    domainbed = torch.from_numpy(roles.split[rows] == "target")
+    scores = target_scores(logits, labels, domainbed)
     line = {"holdout": {}, "held_out": {record.target: scores}}
     return line, measure(logits, labels, roles.data.classes)
 
