@@ -15,6 +15,7 @@ from scmd.data.digits import NAMES
 from scmd.data.folder import load_domains
 from scmd.demo import DemoConfig, demo_config, run_demo
 from scmd.deploy.evaluate import evaluate_teacher
+from scmd.errors import ScmdError
 from scmd.files import read_json
 from scmd.models.pretrained import EMBEDDED, parse_name
 from scmd.models.teacher import TeacherConfig, load_teacher
@@ -89,3 +90,6 @@ def test_demo_runs_and_goes_on_where_it_was(tmp_path, capsys):
     for row in rows:
         assert row["name"] in printed
         assert f"{row['accuracy']:.3f}" in printed
+    said = r"holds a demo of other settings \(training\.steps: 2 -> 3\)\. Choose another --out"
+    with pytest.raises(ScmdError, match=said):
+        run_demo(DemoConfig(tmp_path / "demo", steps=3), Console(quiet=True))

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from toys import CLASSES, EMBEDDING, FEATURES, ToyBackbone, ToyTeacher, make_batch
 
+from scmd import processes
 from scmd.averaging import Average, AverageConfig
+from scmd.build import build_method
+from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
 from scmd.losses import (
@@ -29,6 +32,7 @@ from scmd.methods.base import Output
 from scmd.methods.kd import KDConfig
 from scmd.methods.scmd import LOG_SCALE_MAX, SCMDConfig
 from scmd.models.images import as_float
+from scmd.models.student import StudentConfig
 from scmd.models.teacher import Teacher
 from scmd.selection import Decisions, SelectionConfig, hardest
 
@@ -267,6 +271,92 @@ def test_modes_are_as_they_were_after_a_step():
     method(make_batch(), SELECTING)
     assert [module.training for module in method.modules()] == modes
     assert len(set(modes)) == 2
+
+
+def test_batch_norm_that_sees_a_single_sample_is_an_error_with_a_way_out():
+    method = scmd(ToyBackbone(batch_norm=True), selection=SelectionConfig(fraction=0.05))
+    with pytest.raises(ScmdError, match="single sample") as refused:
+        method(make_batch(), SELECTING)
+    for part in ("0.05", "--selection.fraction", "--batch-per-domain", "--freeze-batch-norm"):
+        assert part in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    method(make_batch(), WHOLE)
+    method.backbone.eval()
+    method(make_batch(), SELECTING)
+
+
+def test_other_mistakes_of_a_backbone_stay_what_they_are(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> Tensor:
+        raise ValueError("of its own")
+
+    method = scmd()
+    monkeypatch.setattr(method.backbone, "forward", refuse)
+    with pytest.raises(ValueError, match=r"^of its own$"):
+        method(make_batch(), WHOLE)
+
+
+def built(
+    per_domain: int = 2,
+    num_domains: int = 1,
+    frozen: bool = False,
+    image_size: int = 32,
+    last_fraction: float = 0.25,
+    **selection: Any,
+) -> Method:
+    """For a run of 20 steps; the last maps of this student are an image's side over 32."""
+    config = RunConfig(
+        data=DataConfig(image_size=image_size),
+        student=StudentConfig("test_efficientnet", pretrained=False, freeze_batch_norm=frozen),
+        hparams=SCMDConfig(selection=SelectionConfig(last_fraction=last_fraction, **selection)),
+        training=TrainingConfig(steps=20, batch_per_domain=per_domain),
+    )
+    return build_method(config, ("a", "b", "c", "d"), num_domains, lambda *_: ToyTeacher())
+
+
+@pytest.mark.parametrize(
+    ("shared_by", "settings"),
+    [
+        (1, {}),
+        (1, {"rule": "random", "fraction": 0.5}),
+        (1, {"scope": "domain", "fraction": 0.5}),
+        (1, {"warmup": 0.7}),  # a single step selects
+        (1, {"num_domains": 4}),
+        (2, {"per_domain": 8, "num_domains": 2}),  # keep 3: one of the two has one
+        (2, {"num_domains": 3, "scope": "domain"}),
+    ],
+)
+def test_a_run_that_will_train_batch_norm_on_one_sample_is_refused(
+    monkeypatch: pytest.MonkeyPatch, shared_by: int, settings: dict[str, Any]
+):
+    monkeypatch.setattr(processes, "number", lambda: shared_by)
+    with pytest.raises(ScmdError, match=r"single sample.*--freeze-batch-norm"):
+        built(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"frozen": True},
+        {"image_size": 64},  # its maps have 2 x 2 values
+        {"rule": "all"},
+        {"warmup": 0.75},  # no step selects
+        {"last_fraction": 1.0},
+        {"fraction": 1.0},
+        {"per_domain": 10},
+        {"num_domains": 5},
+        {"num_domains": 2, "scope": "domain"},
+    ],
+)
+def test_a_run_that_can_train_its_batch_norm_is_not_refused(settings: dict[str, Any]):
+    built(**settings)
+
+
+def test_whether_a_run_is_refused_changes_no_weight_and_no_draw():
+    changed = [built(image_size=64, fraction=0.2), torch.rand(1)]
+    other = [built(image_size=64, fraction=1.0), torch.rand(1)]
+    assert torch.equal(changed[1], other[1])
+    for a, b in zip(changed[0].state_dict().values(), other[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_modes_are_as_they_were_after_a_failure():

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scmd import processes
 from scmd.config import build_config
 from scmd.errors import ScmdError
 from scmd.methods.scmd import SCMDConfig
-from scmd.selection import SelectionConfig, hardest, number_kept, phase, select
+from scmd.selection import SelectionConfig, even_share, hardest, number_kept, phase, select
 
 
 def places(kept: torch.Tensor) -> list[int]:
@@ -87,6 +88,31 @@ def test_scope_domain_compares_within_each_domain():
     assert places(select(losses, domains, config)) == [8, 9, 10, 11, 20]
     config = SelectionConfig(fraction=0.2, scope="batch")
     assert places(select(losses, domains, config)) == [10, 11, 12, 13]
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.floats(0.05, 1), st.integers(0, 99)
+)
+@pytest.mark.parametrize("scope", ["batch", "domain"])
+def test_some_process_trains_on_no_more_than_an_even_share(
+    scope: Literal["batch", "domain"],
+    own_per_domain: int,
+    domains: int,
+    shared_by: int,
+    fraction: float,
+    seed: int,
+):
+    per_domain = own_per_domain * shared_by
+    config = SelectionConfig(fraction=fraction, scope=scope)
+    losses = torch.rand(per_domain * domains, generator=torch.Generator().manual_seed(seed))
+    kept = select(losses, torch.arange(domains).repeat_interleave(per_domain), config)
+    fewest = min(int(kept[process::shared_by].sum()) for process in range(shared_by))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(processes, "number", lambda: shared_by)
+        share = even_share(per_domain, domains, config)
+    assert max(1, fewest) <= share
+    if shared_by == 1:
+        assert fewest == share
 
 
 def test_rule_all_keeps_all():

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from scmd.cli import main
+from scmd.config import save_config
+from scmd.demo import demo_config
 
 # fmt: off
 SMALL = [
@@ -126,7 +128,10 @@ def _runs(root: Path) -> None:
         half = root / f"run-half-{what}"
         shutil.copytree(root / "run", half)
         content = (half / file).read_bytes()
-        (half / file).write_bytes(content[: 2 * len(content) // 3])
+        content = content[: 2 * len(content) // 3]
+        if what == "config":  # whole lines would be TOML
+            content = content[: content.rindex(b"=")]
+        (half / file).write_bytes(content)
     for name, change in {
         "run-odd-summary": lambda summary: summary.pop("results"),
         "run-odd-classes": lambda summary: summary["classes"].append("yak"),
@@ -143,5 +148,9 @@ def _runs(root: Path) -> None:
         (root / name / "plan.json").write_text(plan)
     (root / "plan-empty").mkdir()
     (root / "plan-empty" / "plan.json").write_text("{}")
+    earlier = root / "earlier" / "photo-erm-seed0"
+    earlier.mkdir(parents=True)
+    settings = demo_config("erm", root / "earlier" / "digits", "photo", seed=0, steps=400)
+    save_config(settings, earlier / "config.toml")
     (root / "fitting").mkdir()
     (root / "fitting" / "fit.json").write_text('{"steps": 5}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.config import RunConfig, method_class
 from scmd.data.check import check_images
@@ -17,11 +19,12 @@ from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.splits import holdout_mask
 from scmd.data.views import FixedViews
 from scmd.errors import LEAVE_OUT, BadImageError, ScmdError, ScmdWarning
-from scmd.methods import Method
+from scmd.methods import SCMD, Method
 from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import create_backbone
 from scmd.models.teacher import CLIPTeacher, Teacher, TeacherConfig, load_teacher, seen_domains
 from scmd.progress import counting
+from scmd.selection import even_share, phase
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +166,10 @@ def build_method(
 
     Weights that are not loaded are drawn from a generator seeded by the run's seed, so that all
     methods of a comparison start from the same ones.
+
+    Raises:
+        ScmdError: As ``create_backbone``; batch norm is not frozen, and what is kept of a batch is
+            too little for it.
     """
     method = method_class(config.method)
     teacher = None
@@ -178,7 +185,25 @@ def build_method(
             )
     torch.manual_seed(config.training.seed)
     backbone = create_backbone(config.student, config.data.image_size)
-    return method(backbone, teacher, config.hparams, len(classes), num_domains)
+    built = method(backbone, teacher, config.hparams, len(classes), num_domains)
+    if isinstance(built, SCMD):
+        _check_kept(config, built, num_domains)
+    return built
+
+
+def _check_kept(config: RunConfig, method: SCMD, num_domains: int) -> None:
+    """Now, since a warm-up would be trained before the first step that selects fails."""
+    settings, selection = config.training, method.config.selection
+    if (
+        even_share(settings.batch_per_domain, num_domains, selection) > 1
+        or not any(isinstance(part, _BatchNorm) and part.training for part in method.modules())
+        or all(phase(i / settings.steps, selection) == "whole" for i in range(settings.steps))
+    ):
+        return
+    # Only the network itself tells how large its maps are where it has batch norm.
+    side = config.data.image_size
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        copy.deepcopy(method).trained_features(torch.zeros(1, 3, side, side))
 
 
 def batch_size_in_pixels(config: RunConfig, method: Method) -> int:

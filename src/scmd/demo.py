@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scmd.averaging import AverageConfig
-from scmd.config import DataConfig, RunConfig, TrainingConfig
+from scmd.config import DataConfig, RunConfig, TrainingConfig, differences, load_config
 from scmd.data.digit_styles import write_digits
 from scmd.data.digits import DOMAINS
 from scmd.data.folder import load_domains
@@ -26,11 +26,13 @@ from scmd.methods.scmd import SCMDConfig
 from scmd.models.pretrained import EMBEDDED
 from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
+from scmd.run_folder import CONFIG
 from scmd.selection import SelectionConfig
 
 # Fixed beforehand: nothing about them was chosen by looking at results.
 TARGET, SEED = "photo", 0
 METHODS_SHOWN = ("erm", "kd", "scmd")
+_IMAGES = "digits"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def demo_config(method: str, images: Path, target: str, seed: int, steps: int) -
 
 def digits_folder(out: Path) -> Path:
     """The embedded data set as a folder below ``out``; written unless it is there."""
-    folder = out / "digits"
+    folder = out / _IMAGES
     if not folder.exists():
         unfinished = out / ".digits"
         if unfinished.exists():
@@ -93,6 +95,26 @@ def digits_folder(out: Path) -> Path:
     return folder
 
 
+def _planned(config: DemoConfig) -> list[tuple[Path, RunConfig]]:
+    """Folder and configuration of every student's run.
+
+    Raises:
+        ScmdError: An earlier demo left another run in such a folder.
+    """
+    runs = []
+    for method in METHODS_SHOWN:
+        out = config.out / f"{config.target}-{method}-seed{config.seed}"
+        images = config.out / _IMAGES
+        run = demo_config(method, images, config.target, config.seed, config.steps)
+        if (out / CONFIG).exists() and (changed := differences(load_config(out / CONFIG), run)):
+            raise ScmdError(
+                f"{config.out} holds a demo of other settings ({'; '.join(changed[:3])}). Choose "
+                "another --out, or remove it"
+            )
+        runs.append((out, run))
+    return runs
+
+
 def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Any]]:
     """Train all three students and measure the teacher; returns a table's rows.
 
@@ -100,23 +122,24 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Any]]:
         Per method, and for the zero-shot teacher first: ``name``, the target's ``accuracy``,
         ``interval`` and ``ece``, ``holdout`` of the sources, ``seconds``, ``gap_closed`` and
         ``parameters``.
+
+    Raises:
+        ScmdError: ``out`` cannot be written, or holds a demo of other settings.
     """
     make_folder(config.out, "--out")
-    images = digits_folder(config.out)
-    data = load_domains(images)
+    planned = _planned(config)
+    data = load_domains(digits_folder(config.out))
     zero_shot = evaluate_teacher(TeacherConfig(EMBEDDED), data, 2)["results"][config.target]
     rows: list[dict[str, Any]] = []
     teacher_parameters = None
-    for method in METHODS_SHOWN:
-        out = config.out / f"{config.target}-{method}-seed{config.seed}"
-        run = demo_config(method, images, config.target, config.seed, config.steps)
+    for out, run in planned:
         summary = train(run, out, resume=out.exists(), console=console)
         costs = summary["cost"]
         teacher_parameters = costs.get("teacher, image tower", {}).get("parameters")
         result = summary["results"][config.target]
         rows.append(
             {
-                "name": method,
+                "name": run.method,
                 **{key: result[key] for key in ("accuracy", "interval", "ece")},
                 "holdout": summary["model_selection"]["holdout_accuracy"],
                 "seconds": summary["training_seconds"],

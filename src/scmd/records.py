@@ -31,6 +31,8 @@ SELECTION_SCHEMA = pa.schema(
         ("kept", pa.bool_()),
     ]
 )
+_ROLE = ("domain", "class", "split")
+"""The columns of ``samples.parquet`` that say what a sample is for."""
 PARTS = "selection"
 _PART = re.compile(r"part-(\d{8})-(\d{8})-(\d{3})\.parquet")
 
@@ -196,7 +198,12 @@ def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
         data: The data set.
         split: Per sample, its split's name: str [N].
     """
-    table = pa.table(
+    with writing_aside(path) as file:
+        pq.write_table(_samples(data, split), file, compression="zstd")
+
+
+def _samples(data: DomainImages, split: np.ndarray) -> pa.Table:
+    return pa.table(
         {
             "sample_id": data.ids,
             "path": list(data.paths),
@@ -205,8 +212,6 @@ def write_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
             "split": split,
         }
     )
-    with writing_aside(path) as file:
-        pq.write_table(table, file, compression="zstd")
 
 
 def _texts(names: tuple[str, ...], places: np.ndarray) -> pa.Array:
@@ -215,29 +220,33 @@ def _texts(names: tuple[str, ...], places: np.ndarray) -> pa.Array:
 
 
 def check_samples(path: Path, data: DomainImages, split: np.ndarray) -> None:
-    """See that a run's data set is still what ``samples.parquet`` says.
+    """See that a run's data set is still what ``samples.parquet`` says; no image is opened.
 
     Raises:
-        ScmdError: A sample was added, removed, or has another role.
+        ScmdError: A sample was added, removed, or has another domain, class or split.
     """
     try:
-        table = pq.read_table(path, columns=["sample_id", "path", "split"]).to_pydict()
+        before = pq.read_table(path, columns=["path", *_ROLE]).to_pydict()
     except (pa.ArrowException, OSError) as error:
         raise ScmdError(
             f"{path} is damaged: {error}. Restore it, or train anew with another --out"
         ) from error
-    before = dict(zip(table["path"], table["split"], strict=True))
-    now = dict(zip(data.paths, split.tolist(), strict=True))
-    if before == now:
-        return
-    if gone := sorted(before.keys() - now.keys()):
-        what = f"{gone[0]} is gone"
-    elif new := sorted(now.keys() - before.keys()):
-        what = f"{new[0]} is new"
-    else:
-        name = next(name for name in now if before[name] != now[name])
-        what = f"{name} was in {before[name]!r} and is in {now[name]!r}"
-    raise ScmdError(
-        f"{data.source} has changed since the run began: {what}. Restore it, or train anew with "
-        "another --out"
-    )
+    if what := _change(before, _samples(data, split).select(["path", *_ROLE]).to_pydict()):
+        raise ScmdError(
+            f"{data.source} has changed since the run began: {what}. Restore it, or train anew "
+            "with another --out"
+        )
+
+
+def _change(before: dict[str, list[str]], now: dict[str, list[str]]) -> str | None:
+    """The first sample that differs; where a class has changed, splits may have by that alone."""
+    if gone := sorted({*before["path"]} - {*now["path"]}):
+        return f"{gone[0]} is gone"
+    if new := sorted({*now["path"]} - {*before["path"]}):
+        return f"{new[0]} is new"
+    for column in _ROLE:
+        known = dict(zip(before["path"], before[column], strict=True))
+        for name, value in zip(now["path"], now[column], strict=True):
+            if known[name] != value:
+                return f"{name} was in the {column} {known[name]!r} and is in {value!r}"
+    return None

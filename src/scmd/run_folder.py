@@ -47,7 +47,8 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
         if changed:
             raise ScmdError(
                 f"{out} was started with another configuration ({'; '.join(changed[:3])}). "
-                f"Pass --config {out / CONFIG} and nothing else to resume it as it was"
+                f"Pass --resume --out {out} and no other setting to go on as it was, or choose "
+                "another --out"
             )
     elif any(is_content(path) for path in out.iterdir()):
         raise ScmdError(f"{out} is not empty and holds no run. Choose another --out")

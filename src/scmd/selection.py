@@ -86,6 +86,21 @@ def number_kept(batch_size: int, fraction: float) -> int:
     return max(1, int(fraction * batch_size))
 
 
+def even_share(per_domain: int, num_domains: int, config: SelectionConfig) -> int:
+    """What a process trains on in a step that selects, if all keep as many; some has no more.
+
+    Args:
+        per_domain: Samples of each domain in the whole batch, whoever has them.
+        num_domains: D.
+        config: Its ``fraction`` and ``scope``.
+    """
+    if config.scope == "domain":
+        kept = num_domains * number_kept(per_domain, config.fraction)
+    else:
+        kept = number_kept(per_domain * num_domains, config.fraction)
+    return max(1, kept // processes.number())
+
+
 def hardest(losses: Tensor, fraction: float) -> Tensor:
     """Keep the max(1, int(ρB)) largest losses; of equal ones, the earlier in the batch.
 

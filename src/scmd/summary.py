@@ -112,16 +112,17 @@ def finish(
         logits, labels = _predict(model, roles, rows, config, shared)
         part = torch.from_numpy(roles.split[rows] == "target")
         calibration["target"] = {"ece": before_and_after(logits, labels, temperature)}
-        summary["results"][roles.target] = {
+        result = summary["results"][roles.target] = {
             "role": "target",
             **measure(logits, labels, classes, temperature),
-            "domainbed_part": {
+        }
+        if part.any():  # not where all of it was left out as undecodable
+            result["domainbed_part"] = {
                 "what": f"the {1 - config.data.holdout:.0%} that DomainBed scores",
                 "n": int(part.sum()),
                 "accuracy": accuracy(logits[part], labels[part]),
                 "interval": list(accuracy_interval(logits[part], labels[part])),
-            },
-        }
+            }
     summary["cost"] = {
         "student": shared.once(
             ("cost", config.student, model.image_size, len(classes)),

@@ -203,6 +203,18 @@ def test_a_place_that_cannot_be_written_is_said(data, monkeypatch, tmp_path):
     assert re.search(r"in every step: .*file.* cannot be written", console.export_text())
 
 
+def test_a_place_that_cannot_be_looked_into_is_said(data, monkeypatch):
+    def refused(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    console = heard()
+    monkeypatch.setattr(module.Path, "exists", refused)
+    assert decode_once(data, SIDE, SIZE, console) is None
+    said = console.export_text()
+    assert re.search(r"in every step: .* cannot be written \(Permission denied\)", said)
+    assert len(said.splitlines()) == 1
+
+
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     read: list[Path] = []
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scmd.data.workers import AHEAD, filled
-from scmd.errors import BadImageError
+from scmd.errors import BadImageError, ScmdError
 
 SIZE = 6
 
@@ -67,6 +67,25 @@ def test_batches_need_not_be_of_a_size(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_to_make(workers):
     assert list(filled(fill, [], SIZE, workers)) == []
+
+
+def test_too_little_shared_memory_is_said_with_a_way_out(monkeypatch):
+    def full(_: Tensor) -> Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_7>: "
+            "No space left on device (28)"
+        )
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    plans = [[1, 2], [3, 4]]
+    with pytest.raises(ScmdError) as refused:
+        next(filled(fill, plans, 1000, 2))
+    said = str(refused.value)
+    assert f"{(2 * AHEAD + 1) * 2 * 3 * 1000**2 / 1e6:.0f} MB" in said
+    for part in ("No space left on device (28)", "--workers 0", "docker run --shm-size 1g"):
+        assert part in said
+    assert len(said.splitlines()) == 1
+    assert len(list(filled(fill, plans, SIZE, 0))) == len(plans)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

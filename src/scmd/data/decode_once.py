@@ -49,13 +49,16 @@ def decode_once(
         console: For the progress, and for the reason where there are none.
 
     Returns:
-        None where they do not fit, or the disk cannot be written.
+        None where they do not fit, or the disk cannot be read or written.
     """
     folder = cache_root() / "decoded" / _key(data, shorter_side, scored_size)
     state = _state(data)
     if found := _open(folder, state):
         return found
-    room = _room(folder)
+    try:
+        room = _room(folder)
+    except OSError as error:
+        return _unwritable(folder, error, console)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # decoding hints at it again
         plan = _plan(data, shorter_side, scored_size, room)
@@ -76,11 +79,14 @@ def decode_once(
                     _write(folder, data, plan, state, progress)
             return found or _open(folder, state)
     except (OSError, ScmdError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        console.print(
-            f"images are decoded in every step: {folder} cannot be written ({reason})", markup=False
-        )
-        return None
+        return _unwritable(folder, error, console)
+
+
+def _unwritable(folder: Path, error: OSError | ScmdError, console: Console) -> None:
+    reason = error.strerror if isinstance(error, OSError) else error
+    console.print(
+        f"images are decoded in every step: {folder} cannot be written ({reason})", markup=False
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scmd.errors import BadImageError
+from scmd.errors import BadImageError, ScmdError
 from scmd.stopping import workers_deaf
 
 AHEAD = 2
@@ -78,6 +78,7 @@ def filled(
 
     Raises:
         BadImageError: As ``fill``.
+        ScmdError: There is too little shared memory for the workers.
     """
     batches = iter(batches)
     first = next(batches, None)
@@ -88,7 +89,7 @@ def filled(
         # Workers begin the batch that is AHEAD each before one when that is taken, at the latest:
         # with a place more than that, nothing is overwritten before it has been copied.
         places = AHEAD * workers + 1
-        shared = torch.empty((places, len(first), 3, size, size), dtype=torch.uint8).share_memory_()
+        shared = _share(torch.empty((places, len(first), 3, size, size), dtype=torch.uint8))
     making = Filling(fill, size, shared)
     loader = DataLoader(
         making,
@@ -115,6 +116,17 @@ def filled(
             yield images, said
     finally:
         del made_in_turn  # ends the workers, even where somebody keeps the error's traceback
+
+
+def _share(room: Tensor) -> Tensor:
+    try:
+        return room.share_memory_()
+    except RuntimeError as error:
+        raise ScmdError(
+            f"workers need {room.nbytes / 1e6:.0f} MB of shared memory, which cannot be had "
+            f"({str(error).splitlines()[0]}). Pass --workers 0, or give the machine more "
+            "(docker run --shm-size 1g)"
+        ) from error
 
 
 def _as_it_is(made: Any) -> Any:

@@ -95,7 +95,11 @@ class SCMD(ProjectingMethod):
             _check_reduced(backbone, self.config.selection.resolution)
 
     def forward(self, batch: Batch, progress: float) -> Output:
-        """One step's loss on the samples that are kept, its parts, and the decisions."""
+        """One step's loss on the samples that are kept, its parts, and the decisions.
+
+        Raises:
+            ScmdError: As ``trained_features``.
+        """
         config = self.config
         images = as_float(batch.images)
         by_teacher = config.selection.rule == "kd-loss"
@@ -110,7 +114,7 @@ class SCMD(ProjectingMethod):
             for t in (images, batch.labels, batch.teacher_ids)
         )
 
-        features = self.backbone(x)
+        features = self.trained_features(x)
         student_logits = self.classifier(features)
         # What was asked for selecting is not asked again.
         teacher_logits = (
@@ -144,6 +148,24 @@ class SCMD(ProjectingMethod):
             "kept": kept.sum() * processes.number(),
             "decisions": Decisions(_known(losses, kept, compared), kept),
         }
+
+    def trained_features(self, images: Tensor) -> Tensor:
+        """The backbone's features of what is trained on, [B, F].
+
+        Raises:
+            ScmdError: Batch norm in training mode has a single value per channel.
+        """
+        try:
+            return self.backbone(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            who = "a step" if processes.number() == 1 else "a process"
+            raise ScmdError(
+                f"selection.fraction = {self.config.selection.fraction}: {who} trains on a single "
+                "sample, and batch norm that is not frozen needs more. Raise --selection.fraction "
+                "or --batch-per-domain, or pass --freeze-batch-norm"
+            ) from error
 
     @torch.no_grad()
     def selection_losses(
