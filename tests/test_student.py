@@ -211,6 +211,82 @@ def test_arguments_reach_timm():
     assert not any("DropPath" in type(part).__name__ for part in build().model.modules())
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("features_only=True",), "no attribute 'num_features'. Check --student-args"),
+        (("global_pool=",), "gives [1, 256, 1, 1]. Expected [1, 256]. Check --student-args"),
+        (("in_chans=1",), "to have 1 channels, but got 3 channels instead. Check --student-args"),
+    ],
+)
+def test_arguments_of_no_use_to_a_student_are_errors_that_name_the_flag(
+    args: tuple[str, ...], message: str
+):
+    with pytest.raises(ScmdError) as error:
+        build(args=args)
+    assert message in str(error.value)
+    assert repr(SMALL) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_size_that_does_not_fit_is_named_alone_where_no_argument_is_given():
+    with pytest.raises(
+        ScmdError, match=r"of 50 px: .*\. Change --image-size, or pass .*img_size=50"
+    ):
+        build("test_vit", 50)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ValueError])
+def test_an_error_of_timm_without_a_text_is_named(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
+    def fails(*args: Any, **settings: Any) -> nn.Module:
+        raise kind
+
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(ScmdError, match=kind.__name__):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"args": ("checkpoint_path=w.pth",)}, "Give the file with --student-weights FILE"),
+        ({"args": ("a=1", "cache_dir=/x")}, "Set the environment variable HF_HOME"),
+        ({"args": ("pretrained=True",)}, "Pass --student-pretrained"),
+        ({"args": "a=1"}, "student.args = 'a=1': give a list of texts"),
+        ({"args": (1,)}, r"student.args = (1,): give a list of texts"),
+        ({"weights": 5}, "student.weights = 5: give a path"),
+        ({"std": (-0.5, 0.5, 0.5)}, "student.std = (-0.5, 0.5, 0.5): give three numbers above 0"),
+        ({"std": (0, 0.5, 0.5)}, "student.std = (0, 0.5, 0.5): give three numbers above 0"),
+        ({"std": (0.5, 0.5)}, "give three numbers above 0"),
+        ({"std": 0.5}, "student.std = 0.5: give three numbers above 0"),
+        ({"std": (float("nan"), 0.5, 0.5)}, "give three numbers above 0"),
+        ({"mean": (0.5, 0.5, "0.5")}, "give three numbers"),
+        ({"mean": (0.5, 0.5, 1e7)}, "give three numbers below a million"),
+    ],
+)
+def test_what_a_saved_student_may_not_say_is_refused_before_it_is_trained(
+    settings: dict[str, Any], message: str
+):
+    with pytest.raises(ScmdError) as error:
+        StudentConfig(SMALL, **settings)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_lists_and_texts_are_taken_from_python():
+    settings: dict[str, Any] = {
+        "weights": "w.pt", "args": ["a=1"], "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3],
+    }  # fmt: skip
+    config = StudentConfig(SMALL, **settings)
+    expected = StudentConfig(
+        SMALL, Path("w.pt"), args=("a=1",), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)
+    )
+    assert config == expected
+    assert hash(config) == hash(expected)
+
+
 def test_weights_that_cannot_be_downloaded_are_an_error(monkeypatch: pytest.MonkeyPatch):
     def no_network(*args: Any, **settings: Any) -> nn.Module:
         assert settings["pretrained"]

@@ -423,6 +423,33 @@ def test_bad_templates_are_errors(settings: dict[str, Any], message: str):
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"templates": "a {}"}, "prompts.templates = 'a {}': give a list of texts"),
+        ({"templates": (3,)}, "prompts.templates = (3,): give a list of texts"),
+        ({"file": 3}, "prompts.file = 3: give a path"),
+        ({"class_names": 3}, "prompts.class_names = 3: give a path"),
+    ],
+)
+def test_prompts_of_another_type_are_errors(settings: dict[str, Any], message: str):
+    with pytest.raises(ScmdError) as error:
+        PromptConfig(**settings)
+    assert str(error.value) == message
+
+
+def test_lists_and_texts_are_taken_from_python():
+    settings: dict[str, Any] = {"templates": ["a {}"], "file": "p.toml", "class_names": "n.toml"}
+    expected = PromptConfig(("a {}",), Path("p.toml"), Path("n.toml"))
+    assert PromptConfig(**settings) == expected
+    assert hash(PromptConfig(**settings)) == hash(expected)
+
+
+def test_a_clean_view_names_the_way_out_of_a_presets_normalisation():
+    with pytest.raises(ScmdError, match="--teacher-mean None --teacher-std None"):
+        TeacherConfig(view="clean", mean=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('dog = "a"\nart_painting = "b"', "no prompt for class 'giraffe'. Add"),

@@ -9,6 +9,7 @@ from typing import Any
 from scmd.errors import ScmdError
 from scmd.models.limits import MOST_PIXELS
 from scmd.models.pretrained import EMBEDDED, parse_name
+from scmd.models.student import argument_from_elsewhere, is_deviation, is_triple
 
 FORMAT = 1
 
@@ -101,17 +102,7 @@ def _are_classes(value: Any) -> bool:
 
 def _are_arguments(value: Any) -> bool:
     """Of an architecture: none that makes timm read another file."""
-    return _is_texts(value) and not any(
-        item.partition("=")[0] in ("checkpoint_path", "pretrained", "cache_dir") for item in value
-    )
-
-
-def _is_triple(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(item) in (float, int) and -1e6 < item < 1e6 for item in value)
-    )
+    return _is_texts(value) and argument_from_elsewhere(value) is None
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -121,8 +112,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f"a whole number from 1 to {MOST_PIXELS:,}",
         lambda value: type(value) is int and 0 < value <= MOST_PIXELS,
     ),
-    "mean": ("three numbers", _is_triple),
-    "std": ("three numbers above 0", lambda value: _is_triple(value) and min(value) > 0),
+    "mean": ("three numbers", is_triple),
+    "std": ("three numbers above 0", is_deviation),
     "classes": ("a list of texts, each of them once", _are_classes),
     "temperature": (
         "a number above 0, not below a millionth and not above a million",

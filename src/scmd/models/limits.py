@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from scmd import limits
 from scmd.errors import ScmdError
 
 SLACK = 2**26
 """Elements beyond the weights: masks, tables of positions, an image to try the network with."""
 LEAST = 2**14
 """What a tensor counts for at least, so that a network of a billion tiny parts ends as well."""
-MOST_PIXELS = 4096
-"""Largest side of an input, in pixels, that a file of other people may ask for."""
+MOST_PIXELS = limits.MOST_PIXELS
+"""Largest side of an input, in pixels, that a file of other people may ask for: a run's own."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from scmd.errors import ScmdError
+from scmd.limits import require_path, require_texts
 
 DEFAULT_TEMPLATE = "this is a photo of a {}"
 
@@ -26,6 +27,13 @@ class PromptConfig:
     """TOML or JSON with the prompts of every class, instead of templates."""
     class_names: Path | None = None
     """TOML or JSON that maps classes to what prompts call them."""
+
+    def __post_init__(self) -> None:
+        templates = require_texts("prompts.templates", self.templates)
+        object.__setattr__(self, "templates", templates)
+        for name in ("file", "class_names"):
+            path = require_path(f"prompts.{name}", getattr(self, name))
+            object.__setattr__(self, name, path)
 
 
 def readable(class_name: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.errors import ScmdError
+from scmd.limits import require_path, require_texts
 from scmd.models.folding import fold_batch_norm
 from scmd.models.images import Normalize
 from scmd.models.weights import load_strictly, read_state_dict
@@ -45,6 +46,49 @@ class StudentConfig:
     """As student-mean."""
     freeze_batch_norm: bool = True
     """Keep the running statistics of batch norm as they are, as DomainBed does."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", require_path("student.weights", self.weights))
+        object.__setattr__(self, "args", require_texts("student.args", self.args))
+        key = argument_from_elsewhere(self.args)
+        if key is not None:
+            raise ScmdError(f"--student-args does not take {key}. {_FROM_ELSEWHERE[key]}")
+        for name, is_right, expected in (
+            ("mean", is_triple, "three numbers below a million"),
+            ("std", is_deviation, "three numbers above 0 and below a million"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not is_right(value):
+                raise ScmdError(f"student.{name} = {value!r}: give {expected}")
+            object.__setattr__(self, name, None if value is None else tuple(value))
+
+
+# A saved student says what it was trained with, and may not make timm read another file.
+_FROM_ELSEWHERE = {
+    "checkpoint_path": "Give the file with --student-weights FILE",
+    "cache_dir": "Set the environment variable HF_HOME to the folder",
+    "pretrained": "Pass --student-pretrained or --no-student-pretrained",
+}
+
+
+def argument_from_elsewhere(args: Sequence[str]) -> str | None:
+    """The first of timm's arguments, ``name=value``, that says where weights are; or None."""
+    names = (arg.partition("=")[0] for arg in args)
+    return next((name for name in names if name in _FROM_ELSEWHERE), None)
+
+
+def is_triple(value: Any) -> bool:
+    """Whether this is the mean of an input's three channels."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(item) in (float, int) and -1e6 < item < 1e6 for item in value)
+    )
+
+
+def is_deviation(value: Any) -> bool:
+    """Whether this is the standard deviation of an input's three channels."""
+    return is_triple(value) and min(value) > 0
 
 
 class TimmBackbone(nn.Module):
@@ -120,8 +164,8 @@ def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:
     """Build the student's backbone and load the weights that it starts from.
 
     Raises:
-        ScmdError: timm does not know the model or an argument, or the weights cannot be had or
-            do not fit.
+        ScmdError: timm does not know the model or an argument, the weights cannot be had or do
+            not fit, or the network does not map images of that size to a vector of features.
     """
     from_hub = config.pretrained and config.weights is None
     model = _create_timm(config.name, parse_args(config.args), from_hub)
@@ -130,16 +174,28 @@ def create_backbone(config: StudentConfig, image_size: int) -> TimmBackbone:
     own = resolve_model_data_config(model)
     size = (image_size, image_size)
     normalize = Normalize(size, config.mean or own["mean"], config.std or own["std"])
-    backbone = TimmBackbone(model, normalize, config.freeze_batch_norm)
+    try:
+        backbone = TimmBackbone(model, normalize, config.freeze_batch_norm)
+    except AttributeError as error:  # of several feature maps
+        raise ScmdError(
+            f"{config.name!r} does not give one vector of features: {_reason(error)}. "
+            "Check --student-args"
+        ) from error
     try:
         with torch.no_grad(), evaluating(backbone):
-            backbone(torch.zeros(1, 3, *size))
+            features = backbone(torch.zeros(1, 3, *size))
     except Exception as error:  # timm's models refuse sizes in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        args = "Check --student-args, change" if config.args else "Change"
         raise ScmdError(
-            f"{config.name!r} does not take images of {image_size} px: {reason}. Change "
+            f"{config.name!r} does not take images of {image_size} px: {_reason(error)}. {args} "
             f"--image-size, or pass --student-args img_size={image_size} where the model has that"
         ) from error
+    shape = list(getattr(features, "shape", ()))
+    if shape != [1, backbone.num_features]:
+        raise ScmdError(
+            f"{config.name!r} does not give one vector of features: of one image it gives {shape}. "
+            f"Expected {[1, backbone.num_features]}. Check --student-args"
+        )
     return backbone
 
 
@@ -165,12 +221,11 @@ def _create_timm(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
     except (TypeError, AttributeError, AssertionError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ScmdError(
-            f"timm cannot create {name!r} with {args}: {reason}. Check --student-args"
+            f"timm cannot create {name!r} with {args}: {_reason(error)}. Check --student-args"
         ) from error
     except (OSError, RuntimeError) as error:  # the hub's errors, and timm's on a tag
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = _reason(error).rstrip(".")
         if "Invalid pretrained tag" in reason:
             model, _, tag = name.partition(".")
             known = timm.list_pretrained(f"{model}.*")[:4]
@@ -183,6 +238,11 @@ def _create_timm(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module
             "Give a file with --student-weights FILE, or train from scratch with "
             "--no-student-pretrained"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text; of one without a text, its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def without_head(model: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ class TeacherConfig:
         if self.view == "clean" and (self.mean or self.std):
             raise ScmdError(
                 "view = 'clean' takes images through the teacher's own transform, whose "
-                "normalisation is its own. Leave mean and std out, or choose another view"
+                "normalisation is its own. Leave mean and std out (where a preset sets them: "
+                "--teacher-mean None --teacher-std None), or choose another view"
             )
 
 
