@@ -10,7 +10,6 @@ from experiments.flips import (
     FlippedSCMD,
     Trusting,
 )
-from experiments.mixtures import Mixtures, MixturesERM
 from scmd.methods import METHODS, Method
 
 OWN: dict[str, type[Method]] = {
@@ -20,8 +19,6 @@ OWN: dict[str, type[Method]] = {
     "flipped-scmd-capped": Capped,
     "flipped-scmd-agreed": Agreed,
     "flipped-scmd-trusting": Trusting,
-    "tried-mixtures": Mixtures,
-    "tried-mixtures-erm": MixturesERM,
 }
 
 

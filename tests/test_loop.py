@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -27,14 +28,17 @@ from scmd.config import DataConfig, RunConfig, TrainingConfig, save_config
 from scmd.data.splits import domainbed_seed, holdout_keys
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError, ScmdWarning
+from scmd.finished import read_summary
 from scmd.loop import train
 from scmd.methods import METHODS
+from scmd.methods.kd import KD
 from scmd.methods.scmd import SCMDConfig
 from scmd.models.student import StudentConfig
-from scmd.models.teacher import TeacherConfig
+from scmd.models.teacher import CLIPTeacher, TeacherConfig
 from scmd.records import read_metrics
 from scmd.selection import SelectionConfig
 from scmd.store import cache_root
+from scmd.summary import print_summary
 
 STEPS = 8
 QUIET = Console(quiet=True)
@@ -118,6 +122,34 @@ def test_resumed_equals_uninterrupted(images, clip_folder, tmp_path, monkeypatch
                     train(config, out, resume=out.exists(), console=QUIET)
         train(config, out, resume=True, console=QUIET)
         assert outcome(out) == outcome(tmp_path / "whole"), name
+
+
+def test_mixtures_are_what_student_and_teacher_see_in_every_step(
+    images, clip_folder, tmp_path, monkeypatch
+):
+    predict, logits = KD.predict, CLIPTeacher.logits
+    trained: list[torch.Tensor] = []
+    asked: list[torch.Tensor] = []
+
+    def spied_predict(self, images):
+        if self.training:
+            trained.append(images.clone())  # the loader fills its memory again
+        return predict(self, images)
+
+    def spied_logits(self, images, *rest):
+        asked.append(images.clone())
+        return logits(self, images, *rest)
+
+    monkeypatch.setattr(KD, "predict", spied_predict)
+    monkeypatch.setattr(CLIPTeacher, "logits", spied_logits)
+    plain = config_for(images, clip_folder, "kd")
+    mixing = replace(plain, data=replace(plain.data, mixtures=True))
+    for name, config in {"plain": plain, "mixing": mixing}.items():
+        train(config, tmp_path / name, console=QUIET)
+    one, other = trained[:STEPS], trained[STEPS:]
+    assert len(other) == STEPS
+    assert not any(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+    assert all(any(torch.equal(batch, seen) for seen in asked) for batch in trained)
 
 
 def test_result_does_not_depend_on_workers(images, clip_folder, tmp_path):
@@ -306,6 +338,23 @@ def test_a_target_of_which_nothing_can_be_decoded_is_refused_at_once(images, tmp
     config = replace(config, data=replace(config.data, skip_bad=True))
     with pytest.raises(ScmdError, match=r"no image of the held-out domain .* can be decoded"):
         train(config, tmp_path / "run", console=QUIET)
+
+
+def test_a_target_of_which_domainbeds_part_cannot_be_decoded_is_measured_on_the_rest(
+    images, tmp_path
+):
+    config = config_for(images, None, "erm")
+    config = replace(config, data=replace(config.data, skip_bad=True))
+    roles = assign_roles(config)
+    for row in roles.rows("sketch", "target"):
+        (images / roles.data.paths[row]).write_bytes(b"nothing")
+    summary = train(config, tmp_path / "run", console=QUIET)
+    result = summary["results"]["sketch"]
+    assert result["n"] == len(roles.rows("sketch", "target-holdout"))
+    assert "domainbed_part" not in result
+    for use in ("tables", "pages"):
+        assert read_summary(tmp_path / "run", use, "sketch") == summary
+    print_summary(summary, tmp_path / "run", QUIET)
 
 
 def test_bad_image_ends_the_run_with_its_name_unless_skipped(images, tmp_path):
@@ -543,9 +592,8 @@ def test_damaged_part_is_named(images, clip_folder, tmp_path, monkeypatch):
         train(config, tmp_path / "run", console=QUIET)
 
 
-@pytest.mark.parametrize("change", ["gone", "new"])
-def test_resuming_on_changed_data_is_refused(images, tmp_path, monkeypatch, write_image, change):
-    config = config_for(images, None, "erm")
+def stop_at_the_score_after_step_6(config: RunConfig, out: Path, monkeypatch) -> None:
+    """Begin a run and leave it with the checkpoint before that."""
 
     def stop(self, step, *rest):
         if step == 6:
@@ -556,7 +604,18 @@ def test_resuming_on_changed_data_is_refused(images, tmp_path, monkeypatch, writ
     with monkeypatch.context() as patch:
         patch.setattr(training.Run, "_score", stop)
         with pytest.raises(StopError):
-            train(config, tmp_path / "run", console=QUIET)
+            train(config, out, console=QUIET)
+
+
+def outcome_so_far(run: Path) -> dict[str, bytes]:
+    """What a run has written and would go on from."""
+    return {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("change", ["gone", "new"])
+def test_resuming_on_changed_data_is_refused(images, tmp_path, monkeypatch, write_image, change):
+    config = config_for(images, None, "erm")
+    stop_at_the_score_after_step_6(config, tmp_path / "run", monkeypatch)
     before = (tmp_path / "run" / "samples.parquet").read_bytes()
     path = images / "photo" / "cat" / "000.png"
     if change == "gone":
@@ -568,6 +627,33 @@ def test_resuming_on_changed_data_is_refused(images, tmp_path, monkeypatch, writ
     ):
         train(config, tmp_path / "run", resume=True, console=QUIET)
     assert (tmp_path / "run" / "samples.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "becomes", "what"),
+    [
+        (r",dog$", ",dogs", "art/dog/000.png was in the class 'dog' and is in 'dogs'"),
+        (r"(photo/dog/009.png,photo),dog$", r"\1,cat", "photo/dog/009.png was in the class 'dog'"),
+        (r"(photo/cat/004.png),photo,", r"\1,art,", "photo/cat/004.png was in the domain 'photo'"),
+    ],
+    ids=["a class renamed", "an image relabelled", "an image in another domain"],
+)
+def test_resuming_on_relabelled_data_is_refused(
+    images, tmp_path, monkeypatch, pattern, becomes, what
+):
+    names = [path.relative_to(tmp_path) for path in sorted(images.rglob("*.png"))]
+    lines = [f"{name.as_posix()},{name.parts[1]},{name.parts[2]}\n" for name in names]
+    manifest = tmp_path / "images.csv"
+    manifest.write_text("".join(["path,domain,class\n", *lines]))
+    config = config_for(manifest, None, "erm")
+    stop_at_the_score_after_step_6(config, tmp_path / "run", monkeypatch)
+    before = outcome_so_far(tmp_path / "run")
+    edited = re.sub(pattern, becomes, manifest.read_text(), flags=re.MULTILINE)
+    assert edited != manifest.read_text()
+    manifest.write_text(edited)
+    with pytest.raises(ScmdError, match=rf"has changed since the run began: images/{what}"):
+        train(config, tmp_path / "run", resume=True, console=QUIET)
+    assert outcome_so_far(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("role", ["holdout", "target", "target-holdout"])

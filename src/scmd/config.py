@@ -63,6 +63,9 @@ class DataConfig:
     decode_once: bool = True
     """Keep all images decoded in the cache folder, for all runs, where they fit. No result depends
     on it."""
+    mixtures: bool = False
+    """Train on mixtures of two images of a batch; the larger part gives the label, and a teacher is
+    asked about the mixture. For whole batches (selection.rule all), and many steps."""
 
     def __post_init__(self) -> None:
         if not 0 < self.holdout < 1:
@@ -131,6 +134,11 @@ class RunConfig:
                 f"method {self.method!r} has hyper-parameters of type {expected.__name__}, not "
                 f"{type(self.hparams).__name__}"
             )
+        if self.data.mixtures and self.teacher.view != "augmented":
+            raise ScmdError(
+                f"data.mixtures with teacher.view = {self.teacher.view!r}: a teacher is asked "
+                "about each mixture anew. Leave one of the two at its default"
+            )
         for name, value in flatten(plain(dataclasses.asdict(self))).items():
             for item in value if isinstance(value, list) else [value]:
                 check_storable(name, item)
@@ -148,7 +156,7 @@ def method_class(name: str, where: str = "") -> type[Method]:
 
 
 def build_config(
-    preset: str = "default", file: Path | None = None, method: str | None = None
+    preset: str = "default", file: str | Path | None = None, method: str | None = None
 ) -> RunConfig:
     """A configuration from a preset, a TOML file over it, and a method over both.
 
@@ -158,7 +166,8 @@ def build_config(
         ScmdError: Unknown preset, method or setting; a file that is no TOML; a value of the wrong
             type or out of range.
     """
-    return config_from(read_toml(file) if file else {}, preset, method, f"{file}: " if file else "")
+    given = read_toml(Path(file)) if file else {}
+    return config_from(given, preset, method, f"{file}: " if file else "")
 
 
 def config_from(
@@ -180,7 +189,7 @@ def config_from(
     return _validate(values, config_class, where)
 
 
-def load_config(file: Path) -> RunConfig:
+def load_config(file: str | Path) -> RunConfig:
     """Read a run's ``config.toml``. Raises as ``build_config``."""
     return build_config(file=file)
 

@@ -23,9 +23,11 @@ from scmd.cache import Shared
 from scmd.config import RunConfig
 from scmd.data.augment import Augmentation
 from scmd.data.loader import Batch, DomainBatches, check_divisible
+from scmd.data.mixtures import mixed
 from scmd.errors import ScmdError
 from scmd.estimate import Estimate, estimate
 from scmd.machine import open_accelerator
+from scmd.models.images import as_float
 from scmd.seeds import derive
 from scmd.selection import Decisions
 
@@ -137,9 +139,11 @@ class Stepper:
             step: Its number, from 0: it decides the phase and seeds the step's draws.
         """
         settings = self.config.training
-        # Every step has its own draws (dropout, random selection), whatever came before it.
+        # Every step has its own draws (dropout, mixtures, random selection), whatever came before.
         torch.manual_seed(derive("step", settings.seed, step, self.accelerator.process_index))
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+        if self.config.data.mixtures:
+            batch = mixed(batch._replace(images=as_float(batch.images)))
         with self.accelerator.autocast():
             output = dict(self._model(batch, step / settings.steps))
         decisions = output.pop("decisions", None)
