@@ -108,7 +108,10 @@ def _found(run: Run, place: Place, shared: Shared) -> Found:
             run.row.name, run.choice, run.target, run.seed, accuracy, 0.0, 0, 0.0, run.digest
         )
     folder = place.runs / "runs" / run.folder
-    summary = train(config, folder, folder.exists(), Console(quiet=True), shared)
+    if finished(run, place):  # perhaps with other settings that have no effect on it
+        summary = read_json(folder / SUMMARY)
+    else:
+        summary = train(config, folder, folder.exists(), Console(quiet=True), shared)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     choice = summary["model_selection"]
     return Found(

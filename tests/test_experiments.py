@@ -18,6 +18,7 @@ from experiments.plan import Experiment, Row, Run, load, names
 from experiments.running import Place
 from experiments.tables import chosen, complete, over_domains, table
 from scmd.averaging import AverageConfig
+from scmd.files import write_json
 from scmd.methods import METHODS
 from scmd.models.pretrained import EMBEDDED
 
@@ -132,6 +133,27 @@ def test_a_run_of_two_experiments_is_trained_once(
     kept = tmp_path / "kept"
     assert running.keep("digits-tuned", Place(tmp_path), kept) == "nothing to compare with"
     assert found.read(kept / "digits-tuned.csv") == lines
+
+
+def test_a_finished_run_is_read_and_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has the digest; a setting without effect may be another than it was."""
+    monkeypatch.setattr(running, "train", None)
+    summary = {
+        "model_selection": {"holdout_accuracy": 0.9, "step": 3},
+        "results": {"ink": {"accuracy": 0.6}},
+        "training_seconds": 1.0,
+    }
+    experiment = toy_experiment(Row("ERM", "erm", {"average": {"average": "swad"}}))
+    monkeypatch.setattr(running, "load", lambda _: experiment)
+    (run,) = experiment.runs("ink", 0)
+    folder = tmp_path / "runs" / run.folder
+    folder.mkdir(parents=True)
+    write_json(folder / "summary.json", summary)
+    assert running.run_all(["toy"], "ink", 0, Place(tmp_path)) == 1
+    (line,) = found.read(tmp_path / "found" / "toy.csv")
+    assert (line.accuracy, line.holdout, line.step) == (0.6, 0.9, 3)
 
 
 def test_measures_are_read_as_they_were_written(tmp_path: Path) -> None:
