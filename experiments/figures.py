@@ -1,6 +1,7 @@
 """The figures of docs/results.md and docs/theory.md: ``python -m experiments.figures``.
 
-Drawn from the numbers in ``found``; a figure whose numbers are not complete is left out.
+Drawn from the numbers in ``found``; a figure whose numbers are not complete is left out. Beside a
+mean its seeds are shown, a small mark each: an interval over two of them would say less.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +24,6 @@ from experiments.plan import HERE, KEPT, Experiment, Run, load
 from experiments.tables import chosen, complete
 from scmd.methods.base import MethodConfig
 from scmd.methods.scmd import SCMDConfig
-from scmd.protocol.statistics import estimate_mean
 from scmd.protocol.tables import MEAN, Grid
 
 DOCS = HERE.parent / "docs"
@@ -78,14 +79,16 @@ def selection(numbers: Path) -> Figure | None:
     runs = [run for run in experiment.runs(experiment.targets[0], 0) if _only_rho(run)]
     runs.sort(key=lambda run: _fraction(run.config.hparams))
     figure, axes = plt.subplots(figsize=(5, 3.4))
+    places = [_fraction(run.config.hparams) for run in runs]
     for target in (*experiment.targets, MEAN):
-        estimates = [estimate_mean(list(grid.trials(r.row.name, target).values())) for r in runs]
-        axes.errorbar(
-            [_fraction(run.config.hparams) for run in runs], [e.mean for e in estimates],
-            yerr=[e.high - e.mean for e in estimates] if target == MEAN else None,
-            marker="o", capsize=2, label=target, linewidth=2 if target == MEAN else 0.8,
-            color="black" if target == MEAN else None,
+        seeds = [_seeds(grid, run.row.name, target) for run in runs]
+        axes.plot(
+            places, [np.mean(values) for values in seeds], marker="o", label=target,
+            linewidth=2 if target == MEAN else 0.8, color="black" if target == MEAN else None,
         )  # fmt: skip
+        if target == MEAN:
+            for place, values in zip(places, seeds, strict=True):
+                axes.plot([place] * len(values), values, "_", color="black", markersize=10)
     axes.set(xlabel="ρ, the part of a batch that is kept", ylabel="accuracy on the target")
     axes.legend(fontsize="small")
     return figure
@@ -106,10 +109,11 @@ def wrong_labels(numbers: Path) -> Figure | None:
     axes[0].barh(rows, [sum(shares[row]) / len(shares[row]) for row in rows])
     axes[0].axvline(0.1, color="black", linewidth=0.8)
     axes[0].set(xlabel="wrong labels, of what is kept (line: of all)")
-    estimates = [estimate_mean(list(grid.trials(row, MEAN).values())) for row in rows]
-    halves = [e.high - e.mean for e in estimates]
-    axes[1].errorbar([e.mean for e in estimates], rows, xerr=halves, fmt="o")
-    axes[1].set(xlabel="accuracy, mean over targets")
+    for row in rows:
+        values = _seeds(grid, row, MEAN)
+        axes[1].plot(values, [row] * len(values), "|", color="black", markersize=10)
+        axes[1].plot([np.mean(values)], [row], "o", color="C0")
+    axes[1].set(xlabel="accuracy, mean over targets (lines: seeds)")
     axes[1].locator_params(axis="x", nbins=5)
     axes[0].invert_yaxis()
     return figure
@@ -141,10 +145,13 @@ def _fraction(hparams: MethodConfig) -> float:
 
 
 def _line(axes: Axes, grid: Grid, runs: list[Run], places: list[int], fraction: float) -> None:
-    estimates = [estimate_mean(list(grid.trials(run.row.name, MEAN).values())) for run in runs]
-    means = [e.mean for e in estimates]
-    halves = [e.high - e.mean for e in estimates]
-    axes.errorbar(places, means, yerr=halves, marker="o", capsize=2, label=f"ρ {fraction:g}")
+    means = [np.mean(_seeds(grid, run.row.name, MEAN)) for run in runs]
+    axes.plot(places, means, marker="o", label=f"ρ {fraction:g}")
+
+
+def _seeds(grid: Grid, row: str, target: str) -> list[float]:
+    """A row's accuracies, one per seed."""
+    return list(grid.trials(row, target).values())
 
 
 def _grid(name: str, numbers: Path) -> tuple[Grid | None, Experiment]:
