@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,10 +195,11 @@ def build_method(
 def _check_kept(config: RunConfig, method: SCMD, num_domains: int) -> None:
     """Now, since a warm-up would be trained before the first step that selects fails."""
     settings, selection = config.training, method.config.selection
+    first = math.ceil(selection.warmup * settings.steps - 1e-9)  # of the steps that may select
     if (
         even_share(settings.batch_per_domain, num_domains, selection) > 1
         or not any(isinstance(part, _BatchNorm) and part.training for part in method.modules())
-        or all(phase(i / settings.steps, selection) == "whole" for i in range(settings.steps))
+        or phase(first / settings.steps, selection) == "whole"
     ):
         return
     # Only the network itself tells how large its maps are where it has batch norm.
