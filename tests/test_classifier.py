@@ -71,6 +71,10 @@ def test_pictures_of_any_size_and_mode_become_probabilities(run: Path):
     torch.testing.assert_close(raw[1:], model(own).softmax(1), rtol=1e-3, atol=1e-4)
 
 
+def test_of_no_picture_there_are_no_probabilities(run: Path):
+    assert load(run).predict([]).shape == (0, len(CLASSES))
+
+
 def test_only_a_timm_student_can_be_saved(tmp_path: Path):
     method = ERM(ToyBackbone(), None, num_classes=3)
     with pytest.raises(ScmdError, match="only a timm student"):

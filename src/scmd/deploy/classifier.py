@@ -59,9 +59,11 @@ class Classifier(nn.Module):
         """Class probabilities [B, C] of pictures of any size and mode, as in ``scmd predict``.
 
         Args:
-            images: The pictures.
+            images: The pictures; none is no error.
             calibrated: Divide the logits by the temperature; False: take them as they are.
         """
+        if not images:
+            return torch.zeros(0, len(self.classes))
         transform = evaluation_transform(self.image_size)
         batch = torch.stack([transform(to_rgb(image)) for image in images])
         logits = self(batch.to(next(self.parameters()).device))
