@@ -181,9 +181,9 @@ def config_from(
     hparams = given.get("hparams", {})
     if method not in (None, given.get("method", "scmd")) and isinstance(hparams, Mapping):
         # The file's hyper-parameters are another method's: keep what both have.
-        hparams = _known(hparams, config_class)
+        hparams = known_to(hparams, config_class)
     values = merge(
-        {**PRESETS[preset], "hparams": _known(PRESETS[preset].get("hparams", {}), config_class)},
+        {**PRESETS[preset], "hparams": known_to(PRESETS[preset].get("hparams", {}), config_class)},
         {**given, "hparams": hparams, "method": name},
     )
     return _validate(values, config_class, where)
@@ -236,6 +236,7 @@ def _validate(values: Mapping[str, Any], hparams: type[MethodConfig], where: str
     return dataclasses.replace(rest, method=method, hparams=chosen)
 
 
-def _known(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+def known_to(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Those of some settings that a dataclass has."""
     names = {part.name for part in dataclasses.fields(cls)}
     return {name: value for name, value in values.items() if name in names}

@@ -2,7 +2,8 @@
 
 After Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022,
 arXiv:2106.05237, who distil on mixtures of any ratio and without labels. Here there are labels, so
-an image always has the larger part of its mixture, and keeps its label.
+an image always has the larger part of its mixture, and keeps its label. (The MixUp of torchvision
+and of timm mixes the labels as well.)
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from scmd.averaging import AverageName
-from scmd.config import RunConfig, config_from
+from scmd.config import RunConfig, config_from, known_to
 from scmd.data.folder import load_domains, resolve_domain
 from scmd.errors import ScmdError
 from scmd.limits import nearest, require_whole
@@ -199,9 +199,8 @@ def _resolve(
     space = search_space(settings, name)
     if "method" not in settings and "hparams" in settings:
         # They are for all methods: each takes those that it has.
-        own = {part.name for part in dataclasses.fields(METHODS.get(method, METHODS["erm"]).Config)}
-        hparams = {key: value for key, value in settings["hparams"].items() if key in own}
-        general = {**general, "hparams": hparams}
+        config_class = METHODS.get(method, METHODS["erm"]).Config
+        general = {**general, "hparams": known_to(settings["hparams"], config_class)}
     if name in REFERENCES:
         return config_from(general, preset, "erm", where), space
     run = config_from(general, preset, method, where)
