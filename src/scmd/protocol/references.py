@@ -77,8 +77,7 @@ def _measure_fine_tuned(run: PlannedRun, roles: Roles, out: Path) -> dict[str, A
         teacher.to(open_accelerator("fp32", config.training.device).device)
         logits = teacher.opinion(embed(teacher, roles, config.training.workers)).cpu()
         summary = _summary(run, roles, logits)
-        before = summary["teacher"]["fitted_on_domains"]
-        summary["teacher"]["fitted_on_domains"] = sorted({*before, *seen_domains(str(folder))})
+        summary["teacher"]["fitted_on_domains"] = seen_domains(str(folder))
         summary["teacher"]["card"] = read_json(folder / CARD)
         summary["training_seconds"] = round(seconds, 1)
         _write(out, summary)
