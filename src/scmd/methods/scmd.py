@@ -184,6 +184,8 @@ class SCMD(ProjectingMethod):
             torch.autocast(
                 images.device.type,
                 enabled=torch.is_autocast_enabled(images.device.type) and not full_precision,
+                # In older torch the step would go on with what is cast here, without gradient.
+                cache_enabled=False,
             ),
         ):
             resolution = self.config.selection.resolution
