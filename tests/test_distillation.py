@@ -175,10 +175,20 @@ def test_text_relation_equals_its_formula():
 
     cosines = projected @ texts.T / np.linalg.norm(projected, axis=1, keepdims=True)
     expected = np.square(softmax(cosines) - softmax(texts[labels] @ texts.T)).mean()
+    expected *= (CLASSES / 3) ** 2
     found = losses.text_relation(
         torch.from_numpy(projected), torch.from_numpy(texts), torch.from_numpy(labels)
     )
     assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_text_relation_does_not_vanish_where_classes_are_many():
+    found = []
+    for classes in (7, 345):
+        torch.manual_seed(0)
+        texts = F.normalize(torch.randn(classes, 64), dim=-1)
+        found.append(float(losses.text_relation(torch.randn(50, 64), texts, torch.arange(50) % 7)))
+    assert found[0] / 10 < found[1] < 10 * found[0]
 
 
 def test_a_feature_on_its_text_has_neither_distance():
@@ -243,7 +253,7 @@ def method(name: str, **settings: Any) -> Method:
             "rise",
             {
                 "logits": ("lambda1", 0.3),
-                "absolute": ("absolute_weight", 0.6),
+                "absolute": ("absolute_weight", 1.0),
                 "relative": ("relative_weight", 8.0),
             },
         ),

@@ -83,16 +83,17 @@ def text_distance(projected: Tensor, text_embeddings: Tensor, labels: Tensor) ->
 def text_relation(projected: Tensor, text_embeddings: Tensor, labels: Tensor) -> Tensor:
     """L_RD: the feature stands to all the texts as the text of its label does.
 
-    Mean over samples and classes of (softmax_c cos(P f(x), t_c) − softmax_c cos(t_y, t_c))². Source
-    and arguments as for ``text_distance``, the relative distance; what it is compared with is
-    different here, see ``methods/rise.py``.
+    Mean over samples and classes of (softmax_c cos(P f(x), t_c) − softmax_c cos(t_y, t_c))², times
+    (C/3)²: softmaxes over C texts are of the size 1/C, and the released code has three. Source and
+    arguments as for ``text_distance``, the relative distance; what it is compared with is different
+    here, see ``methods/rise.py``.
     """
     texts = text_embeddings.detach().float()
     # Autocast would multiply in half precision.
     with torch.autocast(projected.device.type, enabled=False):
         student = (F.normalize(projected.float(), dim=-1) @ texts.T).softmax(-1)
         wanted = (texts @ texts.T).softmax(-1)[labels]
-    return F.mse_loss(student, wanted)
+    return (len(texts) / 3) ** 2 * F.mse_loss(student, wanted)
 
 
 def _differences(points: Tensor) -> Tensor:
