@@ -125,6 +125,21 @@ def test_network_without_batch_norm_is_left_alone():
     assert fold_batch_norm(timm.create_model("test_vit", num_classes=0)) is None
 
 
+def test_model_with_parameters_outside_its_layers_is_left_alone():
+    # Its graph would hold them itself, where functional_call does not reach.
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+            self.gamma = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.gamma * self.norm(self.first(images))
+
+    assert fold_batch_norm(Scaled().eval()) is None
+
+
 def test_model_that_cannot_be_traced_is_left_alone():
     class Chooser(nn.Module):
         def __init__(self) -> None:

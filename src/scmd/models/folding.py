@@ -67,12 +67,15 @@ def fold_batch_norm(model: nn.Module) -> nn.Module | None:
         model: Maps images to features; its batch norms are in eval mode.
 
     Returns:
-        The network, or None where there is nothing to fold or the model cannot be traced.
+        The network, or None where there is nothing to fold, the model cannot be traced, or it has
+        parameters that belong to no layer.
     """
     try:
         graph = _Tracer().trace(model)
     except Exception:  # what a model's own code makes of a symbolic tensor can be anything
         return None
+    if any(node.op == "get_attr" for node in graph.nodes):
+        return None  # a parameter that the graph would hold is not replaced by functional_call
     traced = fx.GraphModule(model, graph)
     parts: dict[str, Any] = dict(traced.named_modules())
     folded = 0
