@@ -5,8 +5,8 @@ Generalization via Quantile Risk Minimization", NeurIPS 2022, arXiv:2207.09944, 
 risks' distribution is estimated with Gaussian kernels. As in DomainBed the first half of the steps
 (2,500 of 5,000) is ERM. DomainBed then goes on with a new Adam and a learning rate of 1e-6; here
 the optimizer goes on as it is, since a method has no hold on it. DomainBed differentiates the steps
-of the search for the quantile, which depend on the smallest and the largest risk only; here it is
-the quantile's own gradient, of which every risk has a share.
+of the search for the quantile, which depend on the smallest and the largest risk and on the
+kernels' width; here it is the quantile's own gradient, of which every risk has a share.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """MLDG: a step on one source that has to help on another.
 
 Source: Li, Yang, Song and Hospedales, "Learning to Generalize: Meta-Learning for Domain
-Generalization", AAAI 2018, arXiv:1710.03463, algorithm 1, to first order. As in DomainBed every
-source is once the meta-train domain and once the meta-test domain of a step. The inner step is the
-paper's, plain gradient descent; DomainBed's is the first step of an Adam.
+Generalization", AAAI 2018, arXiv:1710.03463, algorithm 1, to first order. Every source is once the
+meta-train domain and once the meta-test domain of a step, as in DomainBed before it split the
+sources of a step into the two (its n_meta_test). The inner step is the paper's, plain gradient
+descent; DomainBed's is the first step of an Adam.
 """
 
 from __future__ import annotations
