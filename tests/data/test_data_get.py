@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def test_what_is_there_is_not_fetched_again(server, archive, tmp_path):
     run(small, out)
     assert run(small, out).differences == ()
     assert len(server.requests) == 1
-    (tmp_path / ".Small.getting" / "1" / "unpacked").mkdir(parents=True)  # killed in the end
+    (tmp_path / ".Small.getting-small" / "1" / "unpacked").mkdir(parents=True)  # killed in the end
     run(small, out)
     assert left_over(out) == []
     next(out.rglob("*.png")).unlink()
@@ -159,8 +160,8 @@ def test_other_counts_than_published_are_refused_until_allowed(server, archive, 
 def test_archives_are_kept_on_request(server, archive, tmp_path):
     out = tmp_path / "Small"
     run(benchmark(zipped(Source(server.put("a", archive)))), out, keep_archives=True)
-    assert (tmp_path / ".Small.getting" / "1" / "set.zip").read_bytes() == archive
-    assert files(tmp_path / ".Small.getting") == {"1/set.zip"}
+    assert (tmp_path / ".Small.getting-small" / "1" / "set.zip").read_bytes() == archive
+    assert files(tmp_path / ".Small.getting-small") == {"1/set.zip"}
 
 
 def test_several_files_of_several_forms(server, tmp_path):
@@ -182,6 +183,95 @@ def test_several_files_of_several_forms(server, tmp_path):
     out = tmp_path / "table" / "Small"
     run(benchmark(Way((RemoteFile("t.parquet", (table,), "parquet"),))), out)
     assert {name: (out / name).read_bytes() for name in files(out)} == IMAGES
+
+
+def one_domain(folder: Path, domain: str) -> bytes:
+    own = {name: content for name, content in IMAGES.items() if name.startswith(domain)}
+    return make_zip(folder / f"{domain}.zip", own).read_bytes()
+
+
+def archive_at(url: str, name: str, digest: str | None = None) -> RemoteFile:
+    return RemoteFile(name, (Source(url, digest=digest),), "zip", 100, 10**7)
+
+
+@pytest.mark.parametrize("rests", [[], ["bytes=100-", "bytes=200-"]])
+def test_what_two_ways_have_in_common_is_fetched_once(server, tmp_path, rests):
+    url = server.put("photo", one_domain(tmp_path, "photo"), faults=[100] * len(rests))
+    common = archive_at(url, "p.zip")
+    gone = archive_at(f"{server.address}/gone", "old.zip")
+    late = archive_at(f"{server.address}/sketch", "new.zip")
+    small, out = benchmark(Way((common, gone)), Way((late, common))), tmp_path / "data" / "Small"
+    with pytest.raises(ScmdError, match="no source works"):
+        run(small, out)
+    server.put("sketch", one_domain(tmp_path, "sketch"))
+    assert run(small, out).differences == ()
+    assert {name: (out / name).read_bytes() for name in files(out)} == IMAGES
+    assert server.ranges("photo") == ["", *rests]
+    assert left_over(out) == []
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_only_a_file_of_a_published_digest_outlives_another_files_fault(
+    server, tmp_path, published
+):
+    photo = one_domain(tmp_path, "photo")
+    digest = f"sha256:{hashlib.sha256(photo).hexdigest()}" if published else None
+    common = archive_at(server.put("photo", photo), "p.zip", digest)
+    wrong = server.put("wrong", make_zip(tmp_path / "w.zip", {"a/b/1.png": b"x"}).read_bytes())
+    late = archive_at(f"{server.address}/sketch", "new.zip")
+    ways = Way((common, archive_at(wrong, "old.zip"))), Way((common, late))
+    out = tmp_path / "data" / "Small"
+    with pytest.raises(ScmdError, match=r"\(p\.zip, old\.zip: has no folder with the domains"):
+        run(benchmark(*ways), out)
+    assert len(server.ranges("photo")) == (1 if published else 2)
+    server.put("sketch", one_domain(tmp_path, "sketch"))
+    run(benchmark(*ways), out)
+    assert files(out) == set(IMAGES)
+    assert len(server.ranges("wrong")) == 2  # not kept
+
+
+def test_a_way_that_makes_no_data_set_is_followed_by_the_next(server, archive, tmp_path):
+    rows = [(c, Path(n).stem, n.split("/")[0], CLASSES.index(n.split("/")[1])) for n, c in
+            IMAGES.items()]  # fmt: skip
+    write_table(tmp_path / "t.parquet", rows, list(CLASSES))  # names without .png
+    url = server.put("t", (tmp_path / "t.parquet").read_bytes())
+    table = Way((RemoteFile("t.parquet", (Source(url),), "parquet"),))
+    out = tmp_path / "data" / "Small"
+    run(benchmark(table, zipped(Source(server.put("a", archive)))), out)
+    assert files(out) == set(IMAGES)
+    assert left_over(out) == []
+
+
+def test_two_sets_of_one_place_neither_mix_nor_lose_anything(server, archive, tmp_path):
+    out = tmp_path / "data" / "Small"
+    small = benchmark(zipped(Source(server.put("a", archive))), per_class=4)
+    with pytest.raises(ScmdError, match="instead of 8"):
+        run(small, out)
+    images = {f"{d}/{c}/1.png": picture() for d in ("x", "y") for c in CLASSES}
+    url = server.put("b", make_zip(tmp_path / "b.zip", images).read_bytes())
+    other = dataclasses.replace(
+        small, name="other", domains=("x", "y"), ways=(zipped(Source(url)),), counts=()
+    )
+    run(other, out, allow_differences=True)
+    assert files(out) == set(images)
+    shutil.rmtree(out)
+    run(small, out, allow_differences=True)
+    assert files(out) == set(IMAGES)
+    assert [path for _, path, _ in server.requests] == ["a", "b"]
+    assert left_over(out) == []
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_an_empty_folder_that_one_is_in_is_filled(server, archive, tmp_path, monkeypatch, imported):
+    here = tmp_path / "data" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    if imported:
+        bring_in(write(tmp_path / "given"), Path())
+    else:
+        run(benchmark(zipped(Source(server.put("a", archive)))), Path())
+    assert files(here) == set(IMAGES)
+    assert left_over(here) == []
 
 
 def test_digits_from_mnists_files(server, tmp_path):
@@ -225,7 +315,7 @@ def test_killed_in_the_middle_of_a_download_it_goes_on_from_there(server, archiv
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, url, str(out), "6"], stdout=-1, stderr=-1
     )
-    part = tmp_path / "data" / ".Small.getting" / "1" / "set.zip.part0"
+    part = tmp_path / "data" / ".Small.getting-small" / "1" / "set.zip.part0"
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -261,12 +351,34 @@ def test_stopped_in_the_middle_of_arranging_it_goes_on(
         run(small, out)
     monkeypatch.undo()
     assert not out.exists()
-    way = tmp_path / "data" / ".Small.getting" / "1"
-    for stale in ("arranged.aside", "unpacked/archive-0.aside"):  # what a kill would leave
+    way = tmp_path / "data" / ".Small.getting-small" / "1"
+    for stale in ("arranged.aside", "unpacked/set.zip.aside"):  # what a kill would leave
         (way / stale / "photo").mkdir(parents=True)
         (way / stale / "photo" / "junk.png").write_bytes(b"junk")
     assert run(small, out).differences == ()
     assert files(out) == set(IMAGES)
+    assert len(server.requests) == 1
+
+
+def test_stopped_before_an_unpacked_archive_has_its_name_it_goes_on(
+    server, archive, tmp_path, monkeypatch
+):
+    out = tmp_path / "data" / "Small"
+    small = benchmark(zipped(Source(server.put("a", archive))))
+    rename = Path.replace
+
+    def stops(path: Path, target: Path) -> Path:
+        if path.name == "set.zip.part0":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, out)
+    monkeypatch.undo()
+    run(small, out, keep_archives=True)
+    assert files(out) == set(IMAGES)
+    assert files(tmp_path / "data" / ".Small.getting-small") == {"1/set.zip"}
     assert len(server.requests) == 1
 
 
@@ -380,7 +492,7 @@ def test_an_import_does_not_touch_what_a_download_has(server, archive, tmp_path)
     with pytest.raises(ScmdError):
         run(benchmark(zipped(half)), out)
     bring_in(write(tmp_path / "given"), out)
-    assert (tmp_path / "data" / ".Small.getting" / "1" / "set.zip.part0").stat().st_size > 0
+    assert (tmp_path / "data" / ".Small.getting-small" / "1" / "set.zip.part0").stat().st_size > 0
 
 
 def test_the_given_copy_of_pacs(test_data, tmp_path, capsys):

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -126,8 +128,9 @@ def test_a_beginning_that_is_wrong_is_fetched_again(server, tmp_path):
     assert fetched.path.read_bytes() == CONTENT
 
 
-def test_what_was_whole_and_not_yet_checked_is_not_fetched_again(server, tmp_path):
-    source = Source(server.put("a", CONTENT), digest=sha256(CONTENT))
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_was_whole_and_not_yet_checked_is_not_fetched_again(server, tmp_path, chunked):
+    source = Source(server.put("a", CONTENT, chunked=chunked), digest=sha256(CONTENT))
 
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
@@ -136,6 +139,13 @@ def test_what_was_whole_and_not_yet_checked_is_not_fetched_again(server, tmp_pat
         bring(tmp_path, source, accept=killed)
     assert bring(tmp_path, source) is not None
     assert len(server.requests) == 1
+
+
+def test_what_a_kill_left_beside_a_whole_file_is_removed(server, tmp_path):
+    for name in ("set.bin", "set.bin.part0", "set.bin.part0.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert bring(tmp_path, Source(server.put("a", CONTENT))) is None
+    assert only_the_file(tmp_path)
 
 
 def test_a_source_that_fails_is_followed_by_the_next(server, tmp_path):
@@ -218,6 +228,127 @@ def test_a_redirect_from_https_to_http_is_not_followed():
         transfer._answer(client, address.url, {}, address),
     ):
         pass
+
+
+# Answers that no server of ours gives.
+
+
+Answer = Callable[[httpx2.Request], httpx2.Response]
+
+
+@pytest.fixture
+def answering(monkeypatch) -> Callable[[Answer], list[str]]:
+    """Put a function in every server's place; returns the ranges that it is asked for."""
+
+    def take_over(answer: Answer) -> list[str]:
+        asked: list[str] = []
+
+        def noted(request: httpx2.Request) -> httpx2.Response:
+            asked.append(request.headers.get("Range", ""))
+            return answer(request)
+
+        client, transport = httpx2.Client, httpx2.MockTransport(noted)
+        monkeypatch.setattr(
+            transfer.httpx2, "Client", lambda **options: client(**options, transport=transport)
+        )
+        return asked
+
+    return take_over
+
+
+def broken_after(content: bytes) -> Iterator[bytes]:
+    yield content
+    raise httpx2.ReadError("gone")
+
+
+def the_file(request: httpx2.Request, most: int = len(CONTENT)) -> httpx2.Response:
+    """The file, or the rest that was asked for; broken off after so many bytes."""
+    first = int(request.headers.get("Range", "bytes=0-")[6:-1])
+    headers = {"Last-Modified": "today", "Content-Length": str(len(CONTENT) - first)}
+    if first:
+        span = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        headers = {"Content-Range": span, "Content-Length": str(len(CONTENT) - first)}
+    rest = CONTENT[first : first + most]
+    content = iter([rest]) if first + most >= len(CONTENT) else broken_after(rest)
+    return httpx2.Response(206 if first else 200, headers=headers, content=content)
+
+
+def test_a_rest_need_not_say_again_what_file_it_is_of(answering, tmp_path):
+    asked = answering(lambda request: the_file(request, 10**5))
+    assert bring(tmp_path, Source("http://here/a", digest=sha256(CONTENT))) is not None
+    assert asked == ["", "bytes=100000-", "bytes=200000-"]
+
+
+def part_said_to_be(said: str) -> httpx2.Response:
+    return httpx2.Response(206, headers=[(b"Content-Range", said.encode("latin-1"))])
+
+
+WRONG_RANGES = [
+    "", "bytes 0-9/262144", "bytes 1000-262143/*", "bytes 1000-262143/\xb3",
+    "bytes 1000-262143/" + "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", WRONG_RANGES)
+def test_a_rest_that_is_none_is_followed_by_the_whole_file(answering, tmp_path, said):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if "Range" in request.headers:
+            return part_said_to_be(said)
+        return the_file(request, 1000) if len(asked) == 1 else the_file(request)
+
+    asked = answering(answer)
+    assert bring(tmp_path, Source("http://here/a", digest=sha256(CONTENT))) is not None
+    assert asked == ["", "bytes=1000-", ""]
+
+
+def test_a_server_that_never_sends_the_rest_is_given_up(answering, tmp_path):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(206) if "Range" in request.headers else the_file(request, 1000)
+
+    asked = answering(answer)
+    for _ in range(2):
+        reasons_of(tmp_path, Source("http://here/a"))
+    assert len(asked) == 2 * QUICK.tries
+    assert asked.count("") > 2  # and is not stuck at what it has
+
+
+def test_a_validator_that_cannot_be_sent_back_is_none(answering, tmp_path):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        content = broken_after(b"abc") if len(asked) == 1 else iter([CONTENT])
+        return httpx2.Response(200, headers=[(b"ETag", b'"\xe9"')], content=content)
+
+    asked = answering(answer)
+    assert bring(tmp_path, Source("http://here/a")) is not None
+    assert asked == ["", ""]
+
+
+def page(text: str, **headers: str) -> httpx2.Response:
+    headers |= {"Content-Type": "text/html"}
+    return httpx2.Response(200, headers=headers, content=iter([text.encode()]))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        lambda: page("<title>Sorry</title><![x]>"),
+        lambda: page("no gzip", **{"Content-Encoding": "gzip"}),
+        lambda: page("<form action='http://['><input name=a value=b></form>"),
+        lambda: page("<form action='//[x'><input name=a value=b></form>"),
+        *(partial(part_said_to_be, said) for said in WRONG_RANGES),
+        lambda: httpx2.Response(200, headers={"Content-Length": "9" * 5000}, content=iter([b""])),
+    ],
+)
+@pytest.mark.parametrize("kind", ["web", "drive"])
+def test_nonsense_is_followed_by_the_next_source(answering, tmp_path, nonsense, kind):
+    answering(lambda request: nonsense() if request.url.host == "odd" else the_file(request))
+    assert bring(tmp_path, Source("http://odd/a", kind), Source("http://good/a")) is not None
+
+
+def test_the_drives_errors_of_a_moment_are_waited_out(answering, tmp_path):
+    answers = [httpx2.Response(status, html="<title>Busy") for status in (429, 503)]
+    asked = answering(lambda request: answers.pop(0) if answers else the_file(request))
+    assert bring(tmp_path, Source("http://here/a", "drive")) is not None
+    assert len(asked) == 3
 
 
 def test_a_page_of_the_drive_is_confirmed(server, tmp_path):

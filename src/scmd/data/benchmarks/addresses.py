@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -104,11 +105,16 @@ class _Page(HTMLParser):
             self.title += data
 
 
+def _read(page: str) -> _Page:
+    parser = _Page()
+    with suppress(AssertionError):  # the parser's own, at what is no HTML: "<![x]>"
+        parser.feed(page)
+    return parser
+
+
 def title_of(page: str) -> str:
     """The title of a web page, in one line; empty where there is none."""
-    parser = _Page()
-    parser.feed(page)
-    return " ".join(parser.title.split())
+    return " ".join(_read(page).title.split())
 
 
 def behind_the_page(page: str, url: str) -> str:
@@ -122,10 +128,10 @@ def behind_the_page(page: str, url: str) -> str:
         SourceError: The page has no such form. Most often it says that too many people have
             fetched the file today.
     """
-    parser = _Page()
-    parser.feed(page)
-    target = urljoin(url, parser.action or "")
-    if not parser.fields or urlsplit(target).scheme not in ("http", "https"):
-        title = title_of(page)
-        raise SourceError(f"shows a page instead of the file{f': {title}' if title else ''}")
-    return f"{target.split('?')[0]}?{urlencode(parser.fields)}"
+    parser = _read(page)
+    with suppress(ValueError):  # no address: "http://["
+        target = urljoin(url, parser.action or "")
+        if parser.fields and urlsplit(target).scheme in ("http", "https"):
+            return f"{target.split('?')[0]}?{urlencode(parser.fields)}"
+    title = title_of(page)
+    raise SourceError(f"shows a page instead of the file{f': {title}' if title else ''}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.arrange import How, items_of, place
 from scmd.data.benchmarks.counts import Comparison, compare, in_short
 from scmd.data.benchmarks.entries import Benchmark
@@ -36,25 +37,37 @@ class DifferentError(ScmdError):
     """A data set does not hold what was published."""
 
 
-@contextmanager
-def workshop(out: Path, what: str, say: Callable[[str], None]) -> Iterator[Path]:
-    """The folder in which a data set is made, beside its place, held against other processes.
+def workplace(out: Path, what: str) -> Path:
+    """The folder in which a data set is made, beside its place; it need not be there.
 
     Args:
         out: The data set's place.
-        what: The end of the folder's name: what is getting it is another than what imports it.
+        what: The end of the folder's name. What gets a set is another than what imports it, and
+            than what gets another set.
+    """
+    out = out.absolute()  # "." has no name, and nothing is beside it
+    return out.parent / f".{out.name}.{what}"
+
+
+@contextmanager
+def workshop(out: Path, what: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """Make the workplace, and hold it against other processes.
+
+    Args:
+        out: The data set's place.
+        what: The end of the folder's name.
         say: Called if another process has to be waited for.
 
     Raises:
         ScmdError: It cannot be made.
     """
-    folder = out.parent / f".{out.name}.{what}"
+    folder = workplace(out, what)
     name = hashlib.blake2b(os.fsencode(out.resolve()), digest_size=16).hexdigest()
     # The lock lies elsewhere, since this folder is removed while others may wait for it.
     with exclusive(
         cache_root() / "making" / name, lambda: say(f"waiting: another process makes {out}")
     ):
-        made = not out.parent.exists()
+        made = not folder.parent.exists()
         make_folder(folder, "--out")
         try:
             yield folder
@@ -63,7 +76,7 @@ def workshop(out: Path, what: str, say: Callable[[str], None]) -> Iterator[Path]
                 sweep(folder)
                 if made:
                     with suppress(OSError):
-                        out.parent.rmdir()
+                        folder.parent.rmdir()
 
 
 def check_free(out: Path, hint: str) -> None:
@@ -95,12 +108,17 @@ def put_in_place(
 
     Raises:
         DifferentError: It differs, and that was not allowed; the arranged folder stays.
+        SourceError: It is no data set.
         ScmdError: Something is in its place.
     """
-    found = compare(benchmark, arranged)
+    try:
+        found = compare(benchmark, arranged)
+    except ScmdError as error:
+        raise SourceError(f"makes no data set: {error}") from error
     if found.differences and not allow_differences:
         version = f" ({found.version.label})" if found.version else ""
         raise DifferentError(f"not what was published{version}: {in_short(found.differences)}")
+    out = out.absolute()  # "." cannot be removed
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
     try:

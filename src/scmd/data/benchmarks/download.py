@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def fetch(
     """
     target = folder / file.name
     if target.exists():
+        _remove_parts(file, folder)  # killed before it was done
         return None
     reasons = []
     for place, source in enumerate(file.sources):
@@ -81,10 +83,23 @@ def fetch(
             say(f"{file.name}: {reasons[-1]}")
             continue
         part.replace(target)
-        for leftover in folder.glob(f"{file.name}.part*"):
-            leftover.unlink()
+        _remove_parts(file, folder)
         return Fetched(target, *fetched)
     raise NotHad(reasons)
+
+
+def _remove_parts(file: RemoteFile, folder: Path) -> None:
+    for part in folder.glob(f"{file.name}.part*"):
+        part.unlink()
+
+
+def is_published(file: RemoteFile, path: Path) -> bool:
+    """Whether a file has the digest that the catalogue has of one of its sources."""
+    for source in file.sources:
+        if source.digest:
+            with suppress(SourceError):
+                return _verify(Address(source.address, source.size, (source.digest,)), path)[1]
+    return False
 
 
 def _from(

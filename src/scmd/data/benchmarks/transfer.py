@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ _LEAST_RATE = 1024
 _WORTH_GOING_ON = 2**20
 """After so many new bytes a broken connection does not count as a failure."""
 _LARGEST_PAGE = 2**20
+_SIZE = "[0-9]{1,18}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _transfer(
         have = known.have
         headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
     with _answer(client, url, headers, address) as response:
-        if address.confirms and _is_page(response):
+        if address.confirms and response.status_code == 200 and _is_page(response):
             url = behind_the_page(_read_page(response), str(response.url))
         else:
             return _receive(response, address, part, have, progress, patience)
@@ -131,6 +133,8 @@ def _answer(
         raise _Unreachable(f"cannot be reached ({error})") from error
     except httpx2.TimeoutException as error:
         raise _Broken("stopped answering") from error
+    except httpx2.DecodingError as error:
+        raise SourceError(f"answers what cannot be read: {error}") from error
     except httpx2.TransportError as error:
         raise _Broken(f"the connection broke ({error})") from error
 
@@ -154,20 +158,25 @@ def _receive(
     if _is_page(response):
         title = title_of(_read_page(response))
         raise SourceError(f"answers with a web page{f' ({title})' if title else ''}, not the file")
-    total = _announced(response, have)
+    known, total = _remembered(part, address), _announced(response, have)
+    validator = _validator(response)
     if response.status_code == 200:
         have = 0
-    elif _another(_remembered(part, address), response, total):
+    elif known is None or total is None or _another(known, validator, total):
         drop(part)
-        raise _Broken("sends the rest of another file than before")
+        raise _Broken("sends a part that was not asked for, or of another file")
+    else:
+        validator = known.validator  # a rest need not say it again
     if address.size is not None and total is not None and total != address.size:
         drop(part)
         raise SourceError(f"has {total:,} bytes, where {address.size:,} are published")
     total = address.size if total is None else total
     _check_room(part, have, total)
     with _writing(part, have) as file:
-        _remember(part, address, response, total)
+        _remember(part, address, validator, total)
         _pour(response, file, have, total, progress, patience)
+    if total is None:  # it ended well, so that all of it is there
+        _remember(part, address, validator, part.stat().st_size)
 
 
 def _pour(
@@ -197,16 +206,12 @@ def _pour(
 
 
 def _announced(response: httpx2.Response, have: int) -> int | None:
-    """The size of the whole file."""
+    """The size of the whole file; None where it is not said, or not of the rest after ``have``."""
+    name, form = "Content-Length", rf"({_SIZE})"
     if response.status_code == 206:
-        unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-        span, _, total = rest.partition("/")
-        first = span.partition("-")[0]
-        if unit != "bytes" or first != str(have) or not total.isdigit():
-            raise SourceError("answers with another part of the file than was asked for")
-        return int(total)
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+        name, form = "Content-Range", rf"bytes {have}-[0-9]*/({_SIZE})"
+    said = re.fullmatch(form, response.headers.get(name, ""))
+    return int(said[1]) if said else None
 
 
 def _is_page(response: httpx2.Response) -> bool:
@@ -247,24 +252,21 @@ def _writing(part: Path, have: int) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _remember(part: Path, address: Address, response: httpx2.Response, total: int | None) -> None:
+def _remember(part: Path, address: Address, validator: str, total: int | None) -> None:
     """By what it can be seen later that the file is still the same."""
-    about = {"url": address.url, "validator": _validator(response), "size": total}
-    write_json(_memory(part), about)
+    write_json(_memory(part), {"url": address.url, "validator": validator, "size": total})
 
 
 def _validator(response: httpx2.Response) -> str:
+    """What shows that a file is still the same; empty where nothing is said, or in no ASCII."""
     etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    said = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    return said if said.isascii() else ""
 
 
-def _another(known: _Known | None, response: httpx2.Response, total: int | None) -> bool:
+def _another(known: _Known, validator: str, total: int) -> bool:
     """Whether a rest is of another file than what is there: not every server heeds If-Range."""
-    if known is None:
-        return True
-    sizes_differ = known.size is not None and total is not None and known.size != total
-    said = _validator(response)
-    return sizes_differ or bool(said and said != known.validator)
+    return known.size not in (None, total) or validator not in ("", known.validator)
 
 
 class _Known(NamedTuple):
