@@ -107,6 +107,15 @@ def test_listed_duplicates_of_domainnet_are_left_out(tmp_path):
     assert everything - found == {"clipart/cup/2.jpg", "real/cup/1.jpg"}
 
 
+def test_duplicates_are_left_out_whatever_the_copy_calls_a_domain(tmp_path):
+    domains = [d.capitalize() if d != "real" else "real/Real" for d in DOMAIN_NET.domains]
+    put(tmp_path / "in", *(f"{domain}/cup/{n}.jpg" for domain in domains for n in (1, 2)))
+    listed = "".join(f"{domain}/cup/2.jpg\n" for domain in DOMAIN_NET.domains)
+    (tmp_path / "in" / "domain_net_duplicates.txt").write_text(listed)
+    found = arranged(DOMAIN_NET, tmp_path / "in", tmp_path / "out")
+    assert found == {f"{domain}/cup/1.jpg" for domain in DOMAIN_NET.domains}
+
+
 def test_a_domain_within_a_folder_of_its_name(tmp_path):
     put(tmp_path / "in", *(f"{d}/{d}/cup/1.jpg" for d in DOMAIN_NET.domains))
     found = arranged(DOMAIN_NET, tmp_path / "in", tmp_path / "out")
@@ -161,13 +170,15 @@ def test_hospitals_of_camelyon(tmp_path):
     }
 
 
-def write_table(path: Path, rows: list[tuple], names: list[str]) -> None:
+def write_table(
+    path: Path, rows: list[tuple], names: list[str], about: str | bytes | None = None
+) -> None:
     image = [{"bytes": content, "path": name} for content, name, _, _ in rows]
     table = pa.table(
         {"image": image, "domain": [r[2] for r in rows], "label": [r[3] for r in rows]}
     )
-    about = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-    metadata = {"huggingface": json.dumps(about)}
+    hubs = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    metadata = {"huggingface": json.dumps(hubs) if about is None else about}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata), path)
 
@@ -189,6 +200,9 @@ def test_the_hubs_tables_keep_names_classes_and_bytes(tmp_path):
         ((b"x", "a.jpg", "photo", 0), ["/etc"]),
         ((b"x", "a.jpg", "photo", 7), ["dog"]),
         ((b"x", "a.jpg", "photo", 0), []),
+        ((None, "a.jpg", "photo", 0), ["dog"]),
+        ((b"x", f"{'a' * 300}.jpg", "photo", 0), ["dog"]),
+        ((b"x", "a.jpg", "photo", 0), ["d" * 300]),
     ],
 )
 def test_tables_that_mean_harm(tmp_path, row, names):
@@ -196,6 +210,31 @@ def test_tables_that_mean_harm(tmp_path, row, names):
     with pytest.raises(SourceError):
         arranged(PACS, tmp_path / "in", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+@pytest.mark.parametrize("label", [-1, -2, 2, None, 0.0])
+def test_a_label_without_a_name_is_no_class(tmp_path, label):
+    """The hub has -1 where there is no label."""
+    write_table(tmp_path / "in" / "t.parquet", [(b"x", "a.jpg", "photo", label)], ["dog", "cat"])
+    with pytest.raises(SourceError, match=rf"{label}\b.*t\.parquet"):
+        arranged(PACS, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "about", ["{no json", "[]", "5", '{"info": null}', b"\xff\xfe{", "[" * 100_000]
+)
+def test_tables_with_damaged_metadata(tmp_path, about):
+    write_table(tmp_path / "in" / "t.parquet", [(b"x", "a.jpg", "photo", 0)], ["dog"], about)
+    with pytest.raises(SourceError, match=r"table that cannot be read \(t\.parquet"):
+        arranged(PACS, tmp_path / "in", tmp_path / "out")
+
+
+def test_other_names_of_a_domain_hold_in_tables(tmp_path):
+    for number, other in enumerate(("Real World", "Real", "real_world")):
+        folder = tmp_path / str(number)
+        write_table(folder / "t.parquet", [(b"x", "a.jpg", other, 0)], ["Mop"])
+        found = arranged(OFFICE_HOME, folder, tmp_path / f"out{number}")
+        assert found == {"Real World/Mop/a.jpg"}
 
 
 def test_a_folder_of_something_else_is_told_what_was_looked_for(tmp_path):
@@ -254,7 +293,18 @@ def test_coloured_digits_on_the_disk(tmp_path):
         assert np.mean(agree) == pytest.approx(follows, abs=0.12)
 
 
-@pytest.mark.parametrize("harm", ["missing", "cut", "other", "mixed"])
+def test_mnists_files_in_folders_of_their_names(tmp_path):
+    """As Kaggle has them."""
+    write_mnist(tmp_path / "in")
+    expected = arranged(ROTATED_MNIST, tmp_path / "in", tmp_path / "out")
+    for path in (tmp_path / "in").iterdir():
+        inside = tmp_path / "other" / path.stem / path.stem
+        inside.parent.mkdir(parents=True)
+        inside.write_bytes(gzip.decompress(path.read_bytes()))
+    assert arranged(ROTATED_MNIST, tmp_path / "other", tmp_path / "again") == expected
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "other", "mixed", "flat", "large", "eleven"])
 def test_damaged_mnist(tmp_path, harm):
     write_mnist(tmp_path / "in")
     path = tmp_path / "in" / "train-images-idx3-ubyte.gz"
@@ -265,9 +315,15 @@ def test_damaged_mnist(tmp_path, harm):
         path.write_bytes(content[:-100])
     elif harm == "other":
         path.write_bytes(gzip.compress(b"\x00\x00\x0d\x03" + bytes(100)))
-    else:
+    elif harm == "mixed":
         path.write_bytes(gzip.compress(idx(np.zeros((3, 28, 28)))))
-    with pytest.raises(SourceError, match=r"MNIST|damaged|belong together"):
+    elif harm == "eleven":
+        labels = tmp_path / "in" / "train-labels-idx1-ubyte.gz"
+        labels.write_bytes(gzip.compress(idx(np.full(50, 10))))
+    else:
+        shape = (50, 0, 28) if harm == "flat" else (50, 32, 32)
+        path.write_bytes(gzip.compress(idx(np.zeros(shape))))
+    with pytest.raises(SourceError, match=r"MNIST|damaged|no digits with labels"):
         arranged(ROTATED_MNIST, tmp_path / "in", tmp_path / "out")
 
 
@@ -293,6 +349,18 @@ def test_what_is_arranged_is_not_altered(tmp_path, how):
     assert after == before
     one = tmp_path / "out" / "photo" / "dog" / "1.jpg"
     assert one.samefile(tmp_path / "in" / "photo" / "dog" / "1.jpg") == (how == "link")
+
+
+def test_only_what_was_made_for_it_becomes_a_link_unasked(tmp_path):
+    put(tmp_path / "in", *(f"{d}/{c}/1.jpg" for d in PACS.domains for c in PACS.classes))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "given").symlink_to(tmp_path / "in")
+    for source, out, linked in (
+        ("in", "out", True), ("in", "work/out", False), ("work/given", "work/again", False)
+    ):  # fmt: skip
+        place(items_of(PACS, tmp_path / source), tmp_path / out, "link or copy", nothing)
+        one = "photo/dog/1.jpg"
+        assert (tmp_path / out / one).samefile(tmp_path / "in" / one) == linked
 
 
 def small(**about):

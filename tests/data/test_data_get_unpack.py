@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from scmd.errors import ScmdError
 
 EVIL_NAMES = [
     "/etc/evil", "../evil", "a/../../evil", "a/..", "C:/evil", "C:\\evil", "..\\evil", "a\nb",
-    "a\x1b[2Jb", "\udcff", "a" * 300,
+    "a\x1b[2Jb", "a\x85b", "\udcff", "a" * 300, "a/" * 32 + "b",
 ]  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def refused(archive: Path, match: str, **limits: int) -> None:
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 def test_files_and_folders_come_out_as_they_went_in(tmp_path, make):
     files = {"set/cat/ü 1.png": b"one", "./set/dog/(2).png": b"", "set/.DS_Store": b"x"}
+    files |= {"a/" * 31 + "b": b"deep", "10.00\u202fAM\xa0.png": b"as macOS calls a screenshot"}
     suffix = "zip" if make is make_zip else "tar.gz"
     out = run(make(tmp_path / f"set.{suffix}", files))
     found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
@@ -92,6 +94,25 @@ def test_names_that_lead_elsewhere_or_are_no_text(tmp_path, make, name):
     folder.mkdir()
     suffix = "zip" if make is make_zip else "tar.gz"
     refused(make(folder / f"set.{suffix}", {"fine.png": b"x", name: b"evil"}), "sent an archive")
+
+
+@pytest.mark.parametrize("name", [b"Q", b"QQ"])
+def test_a_zip_with_no_name(tmp_path, name):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    path = make_zip(folder / "set.zip", {name.decode(): b"x"})
+    path.write_bytes(path.read_bytes().replace(name, b"\0" * len(name)))  # read up to its NUL
+    refused(path, "odd name")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_the_top_itself_may_be_a_member(tmp_path, make):
+    path = tmp_path / f"set.{'zip' if make is make_zip else 'tar'}"
+    if make is make_zip:
+        make_zip(path, {"./": b"", "./a.png": b"x"})
+    else:
+        tar_of(path, member("./", tarfile.DIRTYPE), tarfile.TarInfo("./a.png"))
+    assert [found.name for found in run(path).iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +186,64 @@ def test_more_bytes_than_a_zip_announces(tmp_path):
     content[place : place + 4] = (10).to_bytes(4, "little")
     path.write_bytes(content)
     refused(path, "damaged|larger")
+
+
+def sparse(count: int) -> list[bytes]:
+    """A file of GNU's sparse format 1.0, whose map has so many entries."""
+    about = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    chart = f"{count}\n".encode() + b"0\n" * 2 * count
+    made = tarfile.TarInfo("a.png")
+    made.size, made.pax_headers = len(chart), about
+    return [made.tobuf(tarfile.PAX_FORMAT), chart, bytes(-len(chart) % 512)]
+
+
+def long_header(kind: bytes, size: int) -> list[bytes]:
+    made = tarfile.TarInfo("x")
+    made.type, made.size = kind, size
+    return [made.tobuf(tarfile.GNU_FORMAT), bytes(size)]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        long_header(tarfile.XHDTYPE, 2**21),
+        long_header(tarfile.XGLTYPE, 2**21),
+        long_header(tarfile.SOLARIS_XHDTYPE, 2**21),
+        long_header(tarfile.GNUTYPE_LONGNAME, 2**21),
+        long_header(tarfile.GNUTYPE_LONGLINK, 2**21),
+        long_header(tarfile.XHDTYPE, 0) * 3000,
+        sparse(1000),
+        long_header(tarfile.GNUTYPE_SPARSE, 0),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_bomb_in_a_header(tmp_path, blocks, first):
+    """What a header says is read into memory, before any limit on files counts."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    path = folder / "set.tar.gz"
+    before = [] if first else [tarfile.TarInfo("fine.png").tobuf()]
+    last = [tarfile.TarInfo("a.png").tobuf(), bytes(1024)]
+    path.write_bytes(gzip.compress(b"".join([*before, *blocks, *last])))
+    refused(path, r"header that is too long|sparse file|recursion")
+    if first:
+        assert form_of(path) == "gzip"
+        with pytest.raises(ArchiveError, match="no tar archive"):
+            check_form(path, "tar")
+
+
+def test_headers_do_not_pile_up(tmp_path):
+    path = tmp_path / "set.tar.gz"
+    about = {"comment": "x" * 10**6}
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(20):
+            made = member(f"{number}.png", tarfile.REGTYPE)
+            made.pax_headers = about
+            archive.addfile(made)
+    tracemalloc.start()
+    assert len(list(run(path).iterdir())) == 20
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
 
 
 def test_one_name_twice(tmp_path):
@@ -265,6 +344,15 @@ def test_forms_are_seen_by_the_content(tmp_path):
         if form != "text":
             with pytest.raises(ArchiveError):
                 check_form(tmp_path / "list", form)
+
+
+@pytest.mark.parametrize("length", [10, 40])
+def test_a_gzip_that_is_cut_off_is_no_tar(tmp_path, length):
+    path = make_tar(tmp_path / "set.tar.gz", {"a.png": os.urandom(3000)})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ArchiveError, match="no tar archive"):
+        check_form(path, "tar")
+    assert form_of(path) == "gzip"
 
 
 def test_a_changed_byte_in_an_xz(tmp_path):

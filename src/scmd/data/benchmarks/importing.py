@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def import_copy(
     """Make ``out``, as ``domain/class/image``, of a copy, and compare its counts.
 
     What is given is only read: a folder in one of the layouts that the set is found in, an archive
-    of it, or a folder of its archives.
+    of it, or a folder of its archives and of what was unpacked already.
 
     Args:
         benchmark: What it is.
@@ -61,9 +62,7 @@ def import_copy(
         try:
             check_free(out, "Choose another --out")
             folder = _readable(benchmark, path, work, reporting)
-            how = "link" if link else "copy"
-            if folder.is_relative_to(work):
-                how = "link or copy"
+            how = "link" if link and path.is_dir() else "link or copy"
             arranged = arrange(benchmark, folder, work, how, reporting)
             found = put_in_place(benchmark, arranged, out, allow_differences)
         except DifferentError as error:
@@ -71,9 +70,9 @@ def import_copy(
                 f"{path} is {error}. Pass --allow-differences to import it as it is"
             ) from error
         except SourceError as error:
-            reason = str(error).replace("sent an archive", "is an archive", 1)
             raise ScmdError(
-                f"{path} is no copy of {benchmark.title}: it {reason}. Give its folder, or the "
+                f"{path} is no copy of {benchmark.title}: it "
+                f"{_own(error, 'has' if path.is_dir() else 'is')}. Give its folder, or the "
                 f"archives from {benchmark.by_hand}"
             ) from error
         finally:
@@ -102,41 +101,50 @@ def _check_there(path: Path) -> None:
         raise ScmdError(f"{path} is neither a file nor a folder. Give a copy of the data set")
 
 
+def _own(error: SourceError, verb: str) -> str:
+    """A reason, which speaks of what a server sent, about what the user has."""
+    return re.sub("^sent ", f"{verb} ", str(error))
+
+
 def _readable(benchmark: Benchmark, path: Path, work: Path, reporting: Reporting) -> Path:
-    """A folder with images, tables or lists: the given one, or what its archives hold."""
+    """Where images, tables and lists are: in the given folder, or unpacked beside a link to it."""
+    archives = [path]
     if path.is_dir():
         if domain_folders(benchmark, path):
             return path
         archives = [p for p in sorted(path.iterdir()) if p.is_file() and _is_archive(p)]
         if not archives:
             return path
-    else:
-        archives = [path]
     unpacked = work / "unpacked"
     unpacked.mkdir(exist_ok=True)
     for number, archive in enumerate(archives):
+        place = unpacked / f"archive-{number}"
         form = form_of(archive)
         if form in ("zip", "tar"):
             reporting.say(f"{archive.name}: unpacking")
             known = _known(benchmark, archive.name)
             limits = (known.most_files, known.most_bytes) if known else _LIMITS
             file = RemoteFile(archive.name, (), form, *limits)
-            unpack(archive, file, unpacked / f"archive-{number}", reporting.transferring)
+            try:
+                unpack(archive, file, place, reporting.transferring)
+            except SourceError as error:
+                if archive is path:
+                    raise
+                raise SourceError(f"has {archive.name}, which {_own(error, 'is')}") from error
         elif form == "parquet":
-            (unpacked / f"{archive.stem}.parquet").symlink_to(archive.resolve())
+            place.mkdir()
+            (place / f"{archive.stem}.parquet").symlink_to(archive.resolve())
         else:
             raise SourceError(f"has a file that is no archive of images: {archive.name}")
-    if path.is_dir() and benchmark.duplicates:
-        for listed in sorted(path.glob(benchmark.duplicates)):
-            (unpacked / listed.name).write_bytes(listed.read_bytes())
     if path.is_dir():
-        for labels in sorted(path.glob("*.json")):
-            (unpacked / labels.name).symlink_to(labels.resolve())
-    return unpacked
+        (unpacked / "given").symlink_to(path.resolve())
+    return work
 
 
 def _is_archive(path: Path) -> bool:
-    return not path.name.startswith(".") and form_of(path) in ("zip", "tar", "parquet")
+    if path.name.startswith(".") or path.suffix == ".parquet":  # a table that is found by its name
+        return False
+    return form_of(path) in ("zip", "tar", "parquet")
 
 
 def _known(benchmark: Benchmark, name: str) -> RemoteFile | None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.entries import Benchmark
+from scmd.data.benchmarks.items import files_in
 from scmd.seeds import derive
 
 _PAIRS = (
@@ -58,20 +59,20 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         Images uint8 [n, 28, 28], labels uint8 [n].
 
     Raises:
-        SourceError: A file is missing or damaged, or they do not belong together.
+        SourceError: A file is missing or damaged, is not MNIST's, or does not belong to the others.
     """
     images, labels = [], []
     for pair in _PAIRS:
         of_images, of_labels = (read_idx(_file(folder, name)) for name in pair)
-        if of_images.ndim != 3 or of_labels.shape != of_images.shape[:1]:
-            raise SourceError(f"has files that do not belong together: {pair[0]}, {pair[1]}")
+        if of_images.shape != (*of_labels.shape, 28, 28) or (of_labels > 9).any():
+            raise SourceError(f"has files that are no digits with labels: {pair[0]}, {pair[1]}")
         images.append(of_images)
         labels.append(of_labels)
     return np.concatenate(images), np.concatenate(labels)
 
 
 def _file(folder: Path, name: str) -> Path:
-    for path in sorted(folder.rglob(f"{name}*")):
+    for path in files_in(folder, f"{name}*"):
         if path.name in (name, f"{name}.gz"):
             return path
     raise SourceError(f"lacks a file of MNIST: {name}.gz")

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.entries import Form, RemoteFile
@@ -22,15 +22,37 @@ from scmd.files import ASIDE
 
 _PIECE = 2**20
 _MOST_BEHIND = 16 * _PIECE
+_LONGEST_HEADER = _PIECE
+_MOST_PARTS = 32
+_ODD = r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]"
+"""Control characters, backslashes, and what is no text."""
 _MAGIC: dict[Form, tuple[int, bytes]] = {
     "zip": (0, b"PK"),
     "parquet": (0, b"PAR1"),
     "gzip": (0, b"\x1f\x8b"),
 }
+_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 class ArchiveError(SourceError):
     """An archive that is damaged or that means harm. The message is the reason alone."""
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar archive, which the library would read into memory whatever it claims."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and not 0 <= self.size <= _LONGEST_HEADER:
+            raise ArchiveError("sent an archive with a header that is too long")
+        return super()._proc_member(archive)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _proc_sparse(self, *arguments: object) -> NoReturn:
+        raise ArchiveError("sent an archive with a sparse file")
+
+    _proc_gnusparse_10 = _proc_sparse
 
 
 def form_of(path: Path) -> Form | None:
@@ -41,15 +63,23 @@ def form_of(path: Path) -> Form | None:
         return "parquet"
     if head[:2] == b"PK" and zipfile.is_zipfile(path):
         return "zip"
-    if tarfile.is_tarfile(path):
+    if _is_tar(path):
         return "tar"
     return "gzip" if head[:2] == b"\x1f\x8b" else None
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, tarinfo=_Member):
+            return True
+    except (tarfile.TarError, ArchiveError, EOFError, RecursionError):
+        return False
 
 
 def check_form(path: Path, form: Form) -> None:
     """Raise an ArchiveError unless a file begins like what it is said to be."""
     if form == "tar":
-        if not tarfile.is_tarfile(path):
+        if not _is_tar(path):
             raise ArchiveError("sent something that is no tar archive")
     elif form == "text":
         with path.open("rb") as file:
@@ -145,16 +175,22 @@ def safe_name(name: str) -> PurePosixPath:
     """The name of a member as a relative path.
 
     Raises:
-        ArchiveError: It is absolute, leads out of the folder, or is no plain text.
+        ArchiveError: It is absolute, leads out of the folder, is no plain text, or has more parts
+            than any set.
     """
     path = PurePosixPath(name)
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         raise ArchiveError(f"sent an archive with an absolute path: {name!r}")
     if ".." in path.parts:
         raise ArchiveError(f"sent an archive with a path that leads out of it: {name!r}")
-    if "\\" in name or not name.isprintable() or not path.parts:
+    if re.search(_ODD, name) or not 0 < len(path.parts) <= _MOST_PARTS:
         raise ArchiveError(f"sent an archive with an odd name: {name!r}")
     return path
+
+
+def _check_folder(name: str) -> None:
+    if PurePosixPath(name).parts:  # else it is the top
+        safe_name(name)
 
 
 def _unpack_zip(
@@ -164,8 +200,8 @@ def _unpack_zip(
         wanted = []
         for info in members.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
-                safe_name(info.filename)
+            if info.filename.endswith("/"):
+                _check_folder(info.filename)
                 continue
             if kind not in (0, stat.S_IFREG):
                 raise ArchiveError(f"sent an archive with a link or device: {info.filename!r}")
@@ -187,11 +223,12 @@ def _unpack_tar(
     if not hasattr(tarfile, "data_filter"):
         raise ScmdError("to unpack a tar archive safely takes Python 3.11.4 or newer. Update it")
     _check_room(aside, archive.stat().st_size)
-    with tarfile.open(archive) as members:
+    with tarfile.open(archive, tarinfo=_Member) as members:
         for member in members:
+            # It would keep the headers of all of them.
+            members.members = []  # pyright: ignore[reportAttributeAccessIssue]
             if member.isdir():
-                if PurePosixPath(member.name).parts:
-                    safe_name(member.name)
+                _check_folder(member.name)
                 continue
             if not member.isreg():
                 raise ArchiveError(f"sent an archive with a link or device: {member.name!r}")
