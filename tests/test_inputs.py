@@ -36,6 +36,22 @@ def test_folders_are_searched_in_order(pictures: Path):
     assert both == ["z.png", "deep/d.webp", "deep/er/c.PNG"]
 
 
+def test_links_are_followed_as_in_training_and_nothing_hidden_is_taken(pictures, tmp_path):
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "linked").symlink_to(pictures / "deep")
+    (both / "a.jpg").symlink_to(pictures / "a.jpg")
+    (both / "._a.jpg").write_bytes(b"what macOS leaves beside a file")
+    (both / ".thumbnails").symlink_to(pictures)
+    assert names(both, both) == ["a.jpg", "linked/d.webp", "linked/er/c.PNG"]
+
+
+def test_a_link_without_end_is_told(pictures):
+    (pictures / "deep" / "again").symlink_to(pictures)
+    with pytest.raises(ScmdError, match=r"deep/again: .*it lies in\. Name the images"):
+        list(find_images([pictures]))
+
+
 def test_patterns_are_what_a_shell_makes_of_them(pictures: Path):
     assert names(pictures, pictures / "*.png") == ["b.png", "broken.png", "z.png"]
     assert names(pictures, pictures / "**" / "*.[pP][nN]*") == [

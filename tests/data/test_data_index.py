@@ -281,7 +281,7 @@ def test_folder_from_the_future_is_not_relied_on(root):
 def test_other_image_types_make_another_index(root, monkeypatch):
     """What counts as an image is Pillow's to say, and its plug-ins'."""
     load_domains(root)
-    for module in ("scmd.data.index_cache", "scmd.data.listing"):
+    for module in ("scmd.data.index_cache", "scmd.data.walking"):
         monkeypatch.setattr(f"{module}.IMAGE_EXTENSIONS", frozenset({".png", ".txt"}))
     (root / "a" / "dog" / "more.txt").write_bytes(b"")
     assert "a/dog/more.txt" in load_domains(root).paths

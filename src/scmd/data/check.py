@@ -244,7 +244,7 @@ def print_report(report: CheckReport, console: Console, most: int = 10) -> None:
         found = f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}"
     else:
         found = "nothing wrong was found"
-    how = f"{report.decoded:,} decoded, {report.cached:,} unchanged since an earlier check"
+    how = f"{report.decoded:,} looked at, {report.cached:,} unchanged since an earlier check"
     _say(console, f"\n{what}: {found} ({how})", "bold")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from scmd.data.images import IMAGE_EXTENSIONS
+from scmd.data.walking import identity, is_folder, is_image
 from scmd.data.watched import Watched
 from scmd.errors import ScmdError
 
@@ -37,7 +37,7 @@ def list_folder(root: Path, watched: Watched) -> Iterator[Group]:
             link leads back to a folder that it lies in.
     """
     tree = _Tree(root, watched)
-    above = tuple(_identity(os.stat(p)) for p in (root, *root.resolve().parents))
+    above = tuple(identity(os.stat(p)) for p in (root, *root.resolve().parents))
     domains = _shown(tree.names("", above[1:])[0])
     if not domains:
         raise ScmdError(
@@ -74,21 +74,21 @@ class _Tree:
         self.root, self.watched = root, watched
 
     def identity(self, folder: str) -> tuple[int, int]:
-        return _identity(os.stat(self.root / folder))
+        return identity(os.stat(self.root / folder))
 
     def names(self, folder: str, above: tuple[tuple[int, int], ...]) -> tuple[list, list]:
         """The subfolders and the files of a folder, sorted; ``above`` are those that it is in."""
         folders: list[str] = []
         files: list[str] = []
         try:
-            if _identity(self.watched.mark(folder)) in above:
+            if identity(self.watched.mark(folder)) in above:
                 raise ScmdError(
                     f"{self.root / folder} is a link to a folder that it lies in: its images would "
                     "be counted without end. Remove it, or name the images in a manifest"
                 )
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    if _is_folder(entry):
+                    if is_folder(entry):
                         folders.append(entry.name)
                         continue
                     files.append(entry.name)
@@ -112,24 +112,8 @@ class _Tree:
         return [images for _, images in sorted(found) if images]
 
 
-def is_image(name: str) -> bool:
-    """Whether a file of that name is taken for an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
-
-
 def _shown(names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith(".")]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _refuse(error: OSError) -> NoReturn:

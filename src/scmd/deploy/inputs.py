@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from scmd.data.images import IMAGE_EXTENSIONS
+from scmd.data.walking import images_in
 from scmd.errors import ScmdError
 
 STDIN = Path("-")
@@ -18,10 +18,11 @@ STDIN = Path("-")
 def find_images(paths: Iterable[Path], listed: BinaryIO | None = None) -> Iterator[Path]:
     """The image files that are meant, in order.
 
-    A file is taken as it is; of a folder, all files with an image's extension, sorted; of a
-    pattern (``*``, ``?``, ``[...]``; ``**`` for any folders) that is no file, what a shell would
-    make of it; of ``-``, the lines of the standard input, a file each. A line that leads to none
-    is passed on, to be reported with the predictions: lists are long, and may be old.
+    A file is taken as it is; of a folder, all files with an image's extension, sorted, none of
+    them hidden, with links followed as in training; of a pattern (``*``, ``?``, ``[...]``; ``**``
+    for any folders) that is no file, what a shell would make of it; of ``-``, the lines of the
+    standard input, a file each. A line that leads to none is passed on, to be reported with the
+    predictions: lists are long, and may be old.
 
     Args:
         paths: What was given.
@@ -29,7 +30,7 @@ def find_images(paths: Iterable[Path], listed: BinaryIO | None = None) -> Iterat
 
     Raises:
         ScmdError: A path that does not exist, a pattern that nothing matches, a folder without an
-            image, or an empty list.
+            image or that cannot be read, or an empty list.
     """
     for path in paths:
         if path == STDIN:
@@ -56,6 +57,9 @@ def _images_in(path: Path) -> list[Path]:
     """A folder's images, sorted; anything else is taken for one."""
     if not os.path.isdir(path):  # of Path.is_dir, a name that is too long is an error
         return [path]
-    return sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()
-    )
+    try:
+        return sorted(p for p in images_in(path, hidden=False) if p.is_file())
+    except OSError as error:
+        raise ScmdError(
+            f"cannot read the folder {error.filename}: {error.strerror}. Name the images themselves"
+        ) from error

@@ -12,9 +12,10 @@ from typing import Literal
 
 from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.entries import Benchmark
-from scmd.data.benchmarks.items import Item, domain_names, files_in, images_in, is_folder, plain
+from scmd.data.benchmarks.items import Item, domain_names, plain
 from scmd.data.benchmarks.labelled import of_camelyon, of_camera_traps, of_parquet
 from scmd.data.benchmarks.mnist import digits_of
+from scmd.data.walking import files_in, images_in, is_folder
 from scmd.errors import ScmdError
 from scmd.files import ASIDE
 

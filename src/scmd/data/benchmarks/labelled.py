@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.entries import Benchmark
-from scmd.data.benchmarks.items import Item, domain_names, files_in, plain
+from scmd.data.benchmarks.items import Item, domain_names, plain
 from scmd.data.benchmarks.unpack import ArchiveError, safe_name
-from scmd.data.listing import is_image
+from scmd.data.walking import files_in, is_image
 
 _DAMAGED = (
     pa.ArrowException, csv.Error, OSError, ValueError, LookupError, TypeError, AttributeError,

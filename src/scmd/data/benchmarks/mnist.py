@@ -17,7 +17,7 @@ from PIL import Image
 
 from scmd.data.benchmarks.addresses import SourceError
 from scmd.data.benchmarks.entries import Benchmark
-from scmd.data.benchmarks.items import files_in
+from scmd.data.walking import files_in
 from scmd.seeds import derive
 
 _PAIRS = (
