@@ -234,6 +234,13 @@ def test_half_a_name_is_an_error(name: str):
     fails(name, "cannot be loaded", "ViT-B-32-quickgelu/openai")
 
 
+def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    fails("ViT-B-32-quickgelu/openai", "the hub cannot be reached. Check the connection, give a")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32/"])
 def test_a_name_without_weights_is_an_error_that_lists_some(name: str):
     fails(name, "names no weights", "ViT-B-32/openai")

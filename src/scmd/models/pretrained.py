@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ def encode_prompts(model: Any, tokenizer: Callable, prompts: Sequence[Sequence[s
     return torch.stack(rows).float()
 
 
+_UNREACHABLE = "check your connection"
+"""What huggingface_hub says, and open_clip says after it."""
+
+
 def open_pretrained(name: str) -> tuple[Any, Any, Any]:
     """An open_clip model with its weights, its image transform and its tokenizer.
 
@@ -63,6 +68,12 @@ def open_pretrained(name: str) -> tuple[Any, Any, Any]:
     except ScmdError:
         raise
     except Exception as error:  # open_clip, the hub and torch raise all sorts
+        if _UNREACHABLE in str(error):
+            raise ScmdError(
+                f"teacher {name!r} is not in the hub's cache, and the hub cannot be reached. Check "
+                "the connection, give a folder in open_clip's format, or make one with scmd "
+                "teacher fit"
+            ) from error
         raise ScmdError(
             f"teacher {name!r} cannot be loaded: {_one_line(error)}. {way_out}"
         ) from error
@@ -104,10 +115,14 @@ def parse_name(name: str) -> tuple[str, str | None]:
 
 @contextmanager
 def strict_open_clip(name: str) -> Iterator[None]:
-    """Turn open_clip's warning on a QuickGELU mismatch into an error, and keep it quiet else."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    """Turn open_clip's warning on a QuickGELU mismatch into an error, and keep it quiet else.
+
+    The hub's client, too, which would tell of every try again: what fails is raised.
+    """
+    loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
@@ -123,7 +138,8 @@ def strict_open_clip(name: str) -> Iterator[None]:
             f"Use {other}/{tag}"
         ) from warning
     finally:
-        root.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -145,4 +161,4 @@ def usable(name: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return textwrap.shorten(str(error), 300, placeholder=" ...").rstrip(".") or type(error).__name__
