@@ -295,7 +295,7 @@ def test_training_warns_where_the_teacher_has_seen_the_target(config, images, tm
         student=StudentConfig(TOWER, pretrained=False),
         teacher=TeacherConfig(str(tmp_path / "teacher")),
     )
-    with pytest.warns(ScmdWarning, match="was fitted on images of the target 'photo'"):
+    with pytest.warns(ScmdWarning, match="was fitted on images of 'photo', held out here"):
         build_method(run, ("cat", "dog"), 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScmdWarning)

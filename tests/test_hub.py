@@ -65,7 +65,7 @@ def test_a_dry_run_writes_what_would_be_uploaded(run, tmp_path, capsys):
     assert main(["push", str(run), "someone/pets", "--dry-run", str(out)]) == 2
 
 
-def with_teacher(run: Path, copy: Path, teacher: str, **more: list[str]) -> Path:
+def with_teacher(run: Path, copy: Path, teacher: str, **more: list[str] | str) -> Path:
     """A copy of a run that says that it had a teacher, and what else its model.json should say."""
     shutil.copytree(run, copy)
     for name, told in (
@@ -103,6 +103,22 @@ def test_where_a_teacher_lies_is_not_published(run, tmp_path, monkeypatch, teach
     images = torch.rand(2, 3, 24, 24)
     with torch.inference_mode():
         assert torch.equal(scmd.load(tmp_path / "out")(images), scmd.load(copy)(images))
+
+
+def test_the_card_says_what_the_exported_one_says(run, tmp_path):
+    """Of all that was held out, of what the teacher has seen, and of calibrated probabilities."""
+    copy = with_teacher(run, tmp_path / "run", "embedded", method="scmd")
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["results"]["art"]["role"] = "left out"
+    summary["results"]["photo"]["ece_calibrated"] = 0.123
+    summary["teacher"]["fitted_on_domains"] = ["art", "sketch"]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    card = staged(copy, tmp_path / "out")[2]
+    assert "which was fitted on images of art, sketch." in card
+    assert "it was measured on art, photo only." in card
+    assert "had seen images of art: the accuracy there is not one of an unseen domain." in card
+    assert "| 0.123 |" in card
+    assert card.split("---")[1].count("- scmd") == 1
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,20 @@ def test_bad_saved_classes_are_errors(run: Path, tmp_path: Path):
 # Runs that have no text space.
 
 
+def test_saved_classes_without_their_sign_are_recognised(run: Path):
+    save_classes(run, "some", load_promptable(run, TEXTS))
+    with pytest.raises(ScmdError, match="give at least two texts, or @some"):
+        load_promptable(run, ["some"])
+    with pytest.raises(ScmdError, match="give at least two texts, none"):
+        load_promptable(run, ["a/b" * 999])
+
+
+def test_an_exported_student_takes_no_texts(tmp_path: Path):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ScmdError, match="was exported, and takes no other classes"):
+        load_promptable(tmp_path, TEXTS)
+
+
 @pytest.mark.parametrize("name", ["erm", "kd", "rise"])
 def test_other_methods_are_not_promptable(tmp_path: Path, name: str):
     run = save(tmp_path / "other", method_of(student(), name), student(), method=name)

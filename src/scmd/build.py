@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scmd.config import RunConfig, method_class
 from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
+from scmd.data.listing import named
 from scmd.data.splits import holdout_mask
 from scmd.data.views import FixedViews
 from scmd.errors import LEAVE_OUT, BadImageError, ScmdError, ScmdWarning
@@ -113,10 +114,12 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     for domain in sources:
         for name, use in (("train", "train on"), ("holdout", "hold out")):
             if not len(roles.rows(domain, name)):
+                left_out = len(roles.rows(domain, "bad"))
+                undecodable = f", of which {left_out} cannot be decoded" if left_out else ""
                 raise ScmdError(
                     f"domain {domain!r} has too few images to {use} any with --holdout "
-                    f"{config.data.holdout}: {len(data.rows(domain))}, of which "
-                    f"{len(roles.rows(domain, 'bad'))} are left out as undecodable. Add images"
+                    f"{config.data.holdout}: {len(data.rows(domain))}{undecodable}. Add images, or "
+                    "change --holdout"
                 )
     for domain in filter(None, (target, *left_out)):
         if not len(roles.rows(domain, "target", "target-holdout", "left-out")):
@@ -176,11 +179,12 @@ def build_method(
     teacher = None
     if method.needs_teacher:
         teacher = load(config.teacher, classes)
-        if config.data.target in seen_domains(config.teacher.name):
+        held_out = {config.data.target, *config.data.also_held_out}
+        if seen := held_out.intersection(seen_domains(config.teacher.name)):
             warnings.warn(
-                f"the teacher {config.teacher.name} was fitted on images of the target "
-                f"{config.data.target!r}, as its card says: its students' accuracy there is not "
-                "that on a domain which nobody has seen",
+                f"the teacher {config.teacher.name} was fitted on images of {named(sorted(seen))}, "
+                "held out here, as its card says: its students' accuracy there is not that on a "
+                "domain which nobody has seen",
                 ScmdWarning,
                 stacklevel=2,
             )

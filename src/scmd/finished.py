@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,8 @@ from scmd.errors import ScmdError
 from scmd.files import read_json
 from scmd.records import read_metrics
 from scmd.run_folder import METRICS, SUMMARY
+
+HELD_OUT_ROLES = ("target", "left out")
 
 _Part = Annotated[float, Field(ge=0, le=1)]
 _Interval = Annotated[list[_Part], Field(min_length=2, max_length=2)]
@@ -43,6 +45,7 @@ class _Result(BaseModel):
     interval: _Interval
     macro_accuracy: _Part
     ece: _Part
+    ece_calibrated: _Part = 0
     per_class: dict[str, _ClassResult]
     confusion: list[list[_Count]]
     domainbed_part: _Scored | None = None
@@ -75,6 +78,7 @@ class _ForTables(BaseModel):
     sources: _Names
     model_selection: _Selection
     results: dict[str, _Measured]
+    teacher: _Teacher | None = None
 
 
 class _ForPages(BaseModel):
@@ -159,6 +163,17 @@ def read_summary(
     if use == "pages":
         _check_confusions(file, summary)
     return summary
+
+
+def held_out(summary: Mapping[str, Any]) -> list[str]:
+    """The domains that a run was measured on and not trained on."""
+    return [n for n, result in summary["results"].items() if result["role"] in HELD_OUT_ROLES]
+
+
+def seen_by_teacher(summary: Mapping[str, Any], domains: Iterable[str]) -> list[str]:
+    """Those of some domains that the run's teacher was fitted on, as its card says."""
+    seen = (summary.get("teacher") or {}).get("fitted_on_domains") or ()
+    return [domain for domain in domains if domain in seen]
 
 
 def _check_confusions(file: Path, summary: dict[str, Any]) -> None:

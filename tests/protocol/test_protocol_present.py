@@ -265,6 +265,17 @@ def test_what_the_teacher_was_asked_about_is_told(tmp_path):
         tables(out)
 
 
+def test_a_teacher_that_has_seen_a_target_is_told(tmp_path):
+    runs = [*records(), record("kd", target="art", trial=7)]
+    for run in runs:
+        if run.label != "erm":
+            run.summary["teacher"] = {"name": "mine", "fitted_on_domains": ["photo", "sketch"]}
+    text = tables(write_comparison(tmp_path / "out", runs))
+    said = "NOT UNSEEN: the teacher of zero-shot, kd was fitted on images of photo."
+    assert text.count(said) == 2  # under the accuracies, and where they are compared with it
+    assert "images of art" not in text
+
+
 def test_several_data_sets_each_have_their_tables(out, tmp_path):
     """They need not be alike: a budget may depend on the data."""
     other = write_comparison(tmp_path / "other", records(data="/data/sketches", steps=9))

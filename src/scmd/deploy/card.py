@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scmd.deploy.description import public_name
+from scmd.deploy.measured import accuracy_rows, limits
 from scmd.deploy.onnx import INT8_FILE, PREPROCESSING
 from scmd.files import writing_aside
 
@@ -84,15 +85,7 @@ def _what(about: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[str]
 def _results(summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Accuracy"
     yield ""
-    yield "| domain | role | images | accuracy | 95 % interval | calibration error |"
-    yield "|---|---|--:|--:|--:|--:|"
-    for domain, result in summary["results"].items():
-        low, high = result["interval"]
-        ece = result.get("ece_calibrated", result["ece"])
-        yield (
-            f"| {domain} | {result['role']} | {result['n']:,} | {result['accuracy']:.3f} | "
-            f"{low:.3f} – {high:.3f} | {ece:.3f} |"
-        )
+    yield from accuracy_rows(summary)
     yield ""
     yield (
         "Of the student in PyTorch. A source's holdout was not trained on, but chose the step: its "
@@ -157,19 +150,9 @@ def _checks(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _limits(summary: Mapping[str, Any]) -> Iterator[str]:
-    target = summary.get("target")
-    unseen = [name for name, r in summary["results"].items() if r["role"] in ("target", "left out")]
     yield "## Limits"
     yield ""
-    yield "- It names one of its classes whatever the picture shows, none of them included."
-    if unseen:
-        yield f"- Of the domains not trained on, it was measured on {', '.join(unseen)} only."
-    else:
-        yield "- It was measured on no domain that it was not trained on. Expect less there."
-    if target in ((summary.get("teacher") or {}).get("fitted_on_domains") or ()):
-        yield f"- Its teacher had seen {target}: the accuracy there is not one of an unseen domain."
-    yield "- One training seed. Another one gives other numbers."
-    yield "- The licences of the images, and of the weights that training began with, apply to it."
+    yield from limits(summary)
 
 
 def _number(summary: Mapping[str, Any], split: str) -> str:

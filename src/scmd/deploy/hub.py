@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from scmd.deploy.classifier import MODEL, WEIGHTS, load
 from scmd.deploy.description import public_description, public_name, refuse_soup
+from scmd.deploy.measured import accuracy_rows, limits
 from scmd.errors import ScmdError
 from scmd.files import write_json, writing_aside
 from scmd.finished import read_summary
@@ -143,36 +144,19 @@ def fetch(name: str) -> Path:
 
 def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str:
     """The hub's README.md, with its metadata, from what may be said of a run and its model."""
-    target = summary.get("target")
-    results = summary["results"]
-    rows = "\n".join(
-        f"| {domain} | {r['role']} | {r['n']:,} | {r['accuracy']:.3f} | {r['interval'][0]:.3f} – "
-        f"{r['interval'][1]:.3f} | {r['ece']:.3f} |"
-        for domain, r in results.items()
-    )
-    seen = (summary.get("teacher") or {}).get("fitted_on_domains", [])
+    seen = (summary.get("teacher") or {}).get("fitted_on_domains")
+    told = f", which was fitted on images of {', '.join(seen)}" if seen else ""
     name = model.get("teacher")
-    teacher = f" Its teacher was `{name}`." if name else ""
+    teacher = f" Its teacher was `{name}`{told}." if name else ""
     classes = ", ".join(model["classes"])
-    limits = [
-        "It names one of its classes whatever the picture shows.",
-        f"It was measured on {target}, which it was not trained on; other domains may differ."
-        if target
-        else "It was measured on no domain that it was not trained on. Expect less there.",
-        "One training seed. Another one gives other numbers.",
-        "The licences of the images and of the weights that training began with apply to it.",
-    ]
-    if target in seen:
-        limits.insert(1, f"Its teacher had seen images of {target}: that is no unseen domain.")
-    listed = "\n".join(f"- {limit}" for limit in limits)
+    tags = dict.fromkeys(("scmd", "timm", "domain-generalization", model["method"]))
+    listed = "\n".join(f"- {tag}" for tag in tags)
+    rows, limited = ("\n".join(part(summary)) for part in (accuracy_rows, limits))
     return f"""---
 library_name: scmd
 pipeline_tag: image-classification
 tags:
-- scmd
-- timm
-- domain-generalization
-- {model["method"]}
+{listed}
 ---
 
 # {repo.split("/")[-1]}
@@ -194,8 +178,6 @@ print(model.classes[probabilities.argmax()])
 
 ## Accuracy
 
-| domain | role | images | accuracy | 95 % interval | calibration error |
-|---|---|--:|--:|--:|--:|
 {rows}
 
 A source's holdout was not trained on, but chose the weights: its numbers are a little too high. An
@@ -203,5 +185,5 @@ interval says how far a number would move with other images of the same domain.
 
 ## Limits
 
-{listed}
+{limited}
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scmd.data.images import to_rgb
 from scmd.data.transforms import evaluation_transform
-from scmd.deploy.classifier import require_numbers
+from scmd.deploy.classifier import WEIGHTS, require_numbers
 from scmd.deploy.description import check_description
 from scmd.errors import ScmdError
 from scmd.files import read_json
@@ -88,6 +88,11 @@ class OnnxClassifier:
         transform = evaluation_transform(self.image_size)
         logits = self(torch.stack([transform(to_rgb(image)) for image in images]))
         return (logits / self.temperature if calibrated else logits).softmax(1)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether it is an ONNX file, or a folder with one and without a run's weights."""
+    return path.suffix == ".onnx" or ((path / ONNX_FILE).exists() and not (path / WEIGHTS).exists())
 
 
 def load_onnx(path: str | Path) -> OnnxClassifier:

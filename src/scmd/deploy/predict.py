@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from scmd.data.images import read_image
 from scmd.data.transforms import Transform, evaluation_transform
-from scmd.deploy.classifier import WEIGHTS, load
+from scmd.deploy.classifier import load
 from scmd.deploy.inputs import find_images
-from scmd.deploy.onnx import ONNX_FILE, load_onnx
+from scmd.deploy.onnx import is_onnx, load_onnx
 from scmd.deploy.outputs import Prediction
 from scmd.deploy.promptable import load_promptable
 from scmd.errors import BadImageError, ScmdError, ScmdWarning
@@ -101,7 +101,7 @@ def load_any(path: str | Path) -> Deployed:
         ScmdError: It is none of them, or damaged.
     """
     path = Path(path)
-    if path.suffix == ".onnx" or ((path / ONNX_FILE).exists() and not (path / WEIGHTS).exists()):
+    if is_onnx(path):
         return load_onnx(path)
     return load(path)
 

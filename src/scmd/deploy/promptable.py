@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from scmd.config import load_config
 from scmd.deploy.classifier import WEIGHTS, Classifier, load, require_numbers
 from scmd.deploy.description import public_name
+from scmd.deploy.onnx import is_onnx
 from scmd.errors import ScmdError
 from scmd.files import writing_aside
 from scmd.losses import cross_modality_logits
@@ -93,6 +95,11 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
 
         run = fetch(str(run))
     folder = Path(run)
+    if is_onnx(folder):
+        raise ScmdError(
+            f"{folder} was exported, and takes no other classes. Give the folder of the run that "
+            "it was made of"
+        )
     student = load(folder)
     state = read_state_dict(folder / WEIGHTS)
     if "projection.weight" not in state or "log_scale" not in state:
@@ -111,6 +118,8 @@ def load_promptable(run: str | Path, classes: Sequence[str] | str) -> TextClassi
         texts, embeddings = _load_classes(folder, classes, teacher)
     else:
         texts = list(classes)
+        if len(texts) == 1 and os.path.exists(folder / f"classes-{texts[0]}.safetensors"):
+            raise ScmdError(f"classes {texts[0]!r}: give at least two texts, or {SAVED}{texts[0]}")
         prompts = prompts_for(texts, student.classes, prompt_config(folder))
         embeddings = text_embeddings(teacher, prompts)
     if embeddings.shape != (len(texts), projection.out_features):

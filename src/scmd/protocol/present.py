@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from scmd.errors import ScmdError
+from scmd.finished import seen_by_teacher
 from scmd.protocol.formats import Format, Table, number, percent, render
 from scmd.protocol.model_selection import RULES, SCORES, Chosen, Rule, Score, choose
 from scmd.protocol.plan import REFERENCES, labels
@@ -100,6 +101,7 @@ def _tables_of_data(
         f"{config.ddof}); in parentheses a 95 % interval by Student's t.",
         f"Selection: {RULES[config.selection]}.",
         *([f"NOT LIKE FOR LIKE: {'; '.join(differing[:5])}."] if differing else []),
+        *_seen(chosen),
         *_gaps(missing, unfinished),
     ]
     main = Table(f"{name}: accuracy", ["", *table.targets, MEAN, "trials"], notes=notes)
@@ -111,7 +113,7 @@ def _tables_of_data(
     if config.baseline in table.labels and len(table.labels) > 1:
         tables.append(_tests(config, name, table))
         if config.teacher in table.labels:
-            tables.append(_gap_table(config, name, table))
+            tables.append(_gap_table(config, name, table, _seen(chosen)))
     if config.per_class:
         tables += _class_tables(name, chosen)
     return tables
@@ -156,13 +158,26 @@ def _tests(config: TablesConfig, name: str, table: Grid) -> Table:
     return tests
 
 
-def _gap_table(config: TablesConfig, name: str, table: Grid) -> Table:
+def _seen(chosen: Sequence[Chosen]) -> list[str]:
+    """Of which rows the teacher is no stranger to a target."""
+    rows: dict[str, dict[str, None]] = {}
+    for record in (choice.record for choice in chosen):
+        for target in seen_by_teacher(record.summary, [record.target]):
+            rows.setdefault(target, {})[record.label] = None
+    return [
+        f"NOT UNSEEN: the teacher of {', '.join(rows[target])} was fitted on images of {target}."
+        for target in sorted(rows)
+    ]
+
+
+def _gap_table(config: TablesConfig, name: str, table: Grid, seen: Sequence[str]) -> Table:
     gaps = Table(
         f"{name}: gap closed",
         ["", *table.targets, MEAN],
         notes=[
             f"(method - {config.baseline}) / ({config.teacher} - {config.baseline}), of means over "
-            "trials; – where the teacher is not above."
+            "trials; – where the teacher is not above.",
+            *seen,
         ],
     )
     for label in table.labels:

@@ -18,7 +18,7 @@ from scmd.data.listing import named
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError
 from scmd.evaluate import measure
-from scmd.finished import read_log, read_summary
+from scmd.finished import held_out, read_log, read_summary, seen_by_teacher
 from scmd.methods import METHODS
 from scmd.records import check_samples
 from scmd.report.explorer import (
@@ -64,6 +64,11 @@ class RunPage:
     def target(self) -> str:
         """The held-out domain; empty where there is none."""
         return self.config.data.target or ""
+
+    @property
+    def seen_by_teacher(self) -> list[str]:
+        """The held-out domains that the teacher was fitted on."""
+        return seen_by_teacher(self.summary, held_out(self.summary))
 
 
 def gather(run: Path, out: Path, console: Console) -> RunPage:
