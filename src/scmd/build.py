@@ -114,8 +114,8 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     for domain in sources:
         for name, use in (("train", "train on"), ("holdout", "hold out")):
             if not len(roles.rows(domain, name)):
-                left_out = len(roles.rows(domain, "bad"))
-                undecodable = f", of which {left_out} cannot be decoded" if left_out else ""
+                lost = len(roles.rows(domain, "bad"))
+                undecodable = f", of which {lost} cannot be decoded" if lost else ""
                 raise ScmdError(
                     f"domain {domain!r} has too few images to {use} any with --holdout "
                     f"{config.data.holdout}: {len(data.rows(domain))}{undecodable}. Add images, or "
