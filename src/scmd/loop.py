@@ -103,8 +103,8 @@ def estimate_run(config: RunConfig) -> float:
     A teacher that remembers is not asked what it does not know yet, nor is the time for it counted.
     """
     quiet = Console(quiet=True)
-    run = Run(config, assign_roles(config, quiet), Path(), quiet, Shared(0), ask=False)
-    return run.estimated(0).seconds
+    stepper = Stepper(config, assign_roles(config, quiet), Path(), quiet, Shared(0), ask=False)
+    return stepper.estimated(0).seconds
 
 
 class Run(Stepper):
@@ -117,9 +117,8 @@ class Run(Stepper):
         out: Path,
         console: Console,
         shared: Shared,
-        ask: bool = True,
     ) -> None:
-        super().__init__(config, roles, out, console, shared, ask)
+        super().__init__(config, roles, out, console, shared)
         self.out = out
         scorer = Scorer(config, self.roles, shared, self.accelerator)
         classes = len(roles.data.classes)
