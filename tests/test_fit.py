@@ -288,6 +288,40 @@ def test_bad_input_is_clear_and_leaves_nothing(config, tmp_path, clip_folder):
         fit_teacher(config, tmp_path / "letters", console=QUIET)
 
 
+@pytest.mark.parametrize("bare", [False, True], ids=["without a size", "model_cfg alone"])
+def test_images_have_the_size_of_the_image_tower(config, model_file, tmp_path, bare):
+    given = json.loads(model_file.read_text())
+    del given["preprocess_cfg"]["size"]
+    model_file.write_text(json.dumps(given["model_cfg"] if bare else given))
+    sizes = []
+    start = open_start(str(model_file), from_scratch=True)
+    start.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[2:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scmd.fit.open_start", lambda *_: start)
+        fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    assert set(sizes) == {(32, 32)}
+    saved = json.loads((tmp_path / "teacher" / "open_clip_config.json").read_text())
+    assert saved["preprocess_cfg"]["size"] in (32, [32, 32])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "no model_cfg"),
+        ({"embed_dim": 8}, "no model_cfg"),
+        ({"model_cfg": 3}, "no model_cfg"),
+        ({"model_cfg": {"vision_cfg": {}}}, "no text_cfg"),
+        ({"vision_cfg": {}, "text_cfg": 1}, "no text_cfg"),
+        ({"model_cfg": {"vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": 3}, "no mapping"),
+    ],
+)
+def test_what_is_no_architecture_is_said(config, model_file, tmp_path, given, message):
+    model_file.write_text(json.dumps(given))
+    with pytest.raises(ScmdError, match=message):
+        fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    assert not (tmp_path / "teacher").exists()
+
+
 def test_training_warns_where_the_teacher_has_seen_the_target(config, images, tmp_path):
     fit_teacher(replace(config, domains=("photo",)), tmp_path / "teacher", console=QUIET)
     run = RunConfig(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scmd.errors import ScmdError
-from scmd.files import read_json, write_json, writing_aside
+from scmd.files import write_json, writing_aside
 from scmd.models.open_clip_files import CONFIG, WEIGHTS, read_config
 from scmd.models.pretrained import open_pretrained, parse_name, strict_open_clip
 from scmd.models.prompts import readable
@@ -84,10 +84,10 @@ def open_start(name: str, from_scratch: bool, image_tower_weights: Path | None =
         model, tokenizer = _build(model_cfg, preprocess_cfg, name)
     else:
         model, _, tokenizer = open_pretrained(name)
-        preprocess_cfg = open_clip.get_model_preprocess_cfg(model)
     if image_tower_weights is not None:
         load_image_tower(model, image_tower_weights)
-    return Start(model, tokenizer, model_cfg, preprocess_cfg)
+    # The model's own, whose size is that of its image tower, whatever the file says.
+    return Start(model, tokenizer, model_cfg, open_clip.get_model_preprocess_cfg(model))
 
 
 def load_image_tower(model: Any, weights: Path) -> None:
@@ -150,11 +150,8 @@ def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, 
             raise ScmdError(
                 f"{name} has no weights. Pass --from-scratch, or name a model with some"
             )
-        given = read_json(Path(name))
-        if not isinstance(given, dict):
-            raise ScmdError(f"{name} is no model configuration of open_clip")
-        cfg = given.get("model_cfg", given)
-        return cfg, default | given.get("preprocess_cfg", {})
+        given = read_config(Path(name), bare=True)
+        return given["model_cfg"], default | given["preprocess_cfg"]
     if from_scratch and open_clip.get_model_config(name) is not None:
         return dict(open_clip.get_model_config(name) or {}), default
     model, _ = parse_name(name)

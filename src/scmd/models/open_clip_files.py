@@ -61,13 +61,19 @@ def open_files(name: str) -> Any:
     return model
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path, bare: bool = False) -> dict[str, Any]:
     """Read a configuration of open_clip: ``model_cfg``, and ``preprocess_cfg`` where it is there.
+
+    Args:
+        file: A JSON file.
+        bare: Take a file that is all ``model_cfg``, as those that come with open_clip are.
 
     Raises:
         ScmdError: It is missing, damaged, has an impossible size, or asks to run code.
     """
     config = read_json(file)
+    if bare and isinstance(config, dict) and "vision_cfg" in config:
+        config = {"model_cfg": config}
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
         raise ScmdError(f"{file} has no model_cfg: it is no configuration of open_clip")
     model = config["model_cfg"]
