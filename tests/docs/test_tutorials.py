@@ -127,7 +127,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_tutorial_is_followed():
-    assert {page.stem for page in TUTORIALS.iterdir()} == {"own_data", "deploy", "add_a_method"}
+    assert {page.stem for page in TUTORIALS.iterdir()} == {
+        "own_data", "own_teacher", "deploy", "add_a_method",
+    }  # fmt: skip
 
 
 def test_own_data(folder: Path):
@@ -139,6 +141,15 @@ def test_own_data(folder: Path):
     assert (folder / "report" / "index.html").stat().st_size > 10_000
     header = (folder / "report" / "label-review-scmd.csv").read_text().splitlines()[0]
     assert header.startswith("path,domain,label,teacher")
+
+
+def test_own_teacher(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    follow(TUTORIALS / "own_teacher.md")
+    card = json.loads((folder / "teachers" / "tuned" / "teacher.json").read_text())
+    assert {"halftone", "neon"} < set(card["seen"]["domains"])  # and the embedded one's
+    summary = json.loads((folder / "runs" / "tuned-teacher" / "summary.json").read_text())
+    assert summary["teacher"]["fitted_on_domains"] == card["seen"]["domains"]
 
 
 def test_deploy(folder: Path, monkeypatch: pytest.MonkeyPatch):

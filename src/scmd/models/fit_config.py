@@ -25,7 +25,7 @@ class FitConfig:
     """A folder domain/class/image, or a CSV manifest."""
     model: str = DEFAULT_TEACHER
     """What to start from: open_clip's NAME/TAG, hf-hub:OWNER/NAME, a folder in open_clip's
-    format; with --from-scratch also NAME, or a JSON file with model_cfg and preprocess_cfg."""
+    format; with --from-scratch also NAME, or a JSON file like open_clip's, with model_cfg."""
     from_scratch: bool = False
     """Draw the weights at random."""
     image_tower_weights: Path | None = None
