@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from scmd.deploy.calibration import HIGHEST, calibrate, cross_entropy, fit_temperature
+from scmd.deploy.calibration import HIGHEST, at_limit, calibrate, cross_entropy, fit_temperature
 from scmd.evaluate import measure
 
 
@@ -55,7 +55,13 @@ def test_a_holdout_without_a_mistake_leaves_1():
 
 def test_a_holdout_without_a_right_answer_leaves_the_least_sure():
     logits, _ = noise()
-    assert fit_temperature(logits, logits.argmin(1)) == pytest.approx(HIGHEST, rel=1e-3)
+    temperature = fit_temperature(logits, logits.argmin(1))
+    assert temperature == pytest.approx(HIGHEST, rel=1e-3)
+    assert at_limit(temperature)
+
+
+def test_a_temperature_that_was_found_is_at_no_limit():
+    assert not at_limit(fit_temperature(*noise()))
 
 
 def test_what_is_reported():

@@ -11,7 +11,7 @@ from rich.console import Console
 from scmd.build import Roles
 from scmd.cache import Shared
 from scmd.config import RunConfig
-from scmd.deploy.calibration import before_and_after, calibrate
+from scmd.deploy.calibration import at_limit, before_and_after, calibrate
 from scmd.deploy.classifier import (
     WEIGHTS,
     Classifier,
@@ -183,9 +183,11 @@ def print_summary(summary: dict[str, Any], out: Path, console: Console) -> None:
     )
     if calibration := summary.get("calibration"):  # earlier versions had none
         before, after = calibration["holdout"]["ece"]
+        temperature = calibration["temperature"]
+        limit = " (as far as is searched)" if at_limit(temperature) else ""
         console.print(
-            f"calibration: temperature {calibration['temperature']:.3g}, fitted on the sources' "
-            f"holdout, whose ECE it takes from {before:.3f} to {after:.3f}"
+            f"calibration: temperature {temperature:.3g}{limit}, fitted on the sources' holdout, "
+            f"whose ECE it takes from {before:.3f} to {after:.3f}"
         )
     for name, costs in summary["cost"].items():
         console.print(

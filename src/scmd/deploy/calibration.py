@@ -41,6 +41,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return temperature if better else 1.0
 
 
+def at_limit(temperature: float) -> bool:
+    """Whether a fitted temperature stopped where the search ends: the right one lies beyond."""
+    return any(math.isclose(temperature, limit, rel_tol=1e-4) for limit in (LOWEST, HIGHEST))
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
     """Mean of −log softmax(logits / T) at the labels. Logits [N, C], labels int64 [N]."""
     return float(F.cross_entropy(logits.double() / temperature, labels))
