@@ -28,7 +28,7 @@ from experiments.methods import register
 from experiments.page import fill
 from experiments.plan import KEPT, load, names
 from experiments.running import Place, groups, keep, run_all
-from experiments.tables import choices_made, over_domains, table
+from experiments.tables import choices_made, over_domains, pairs, table
 from scmd.errors import ScmdError
 from scmd.protocol.formats import render
 from scmd.protocol.jobs import stop_with_parent
@@ -76,7 +76,7 @@ def main(
     for name in chosen:
         experiment, lines = load(name), found.read(KEPT / f"{name}.csv")
         if lines:
-            makers = (table, over_domains, choices_made)
+            makers = (table, pairs, over_domains, choices_made)
             tables = [made for make in makers if (made := make(experiment, lines))]
             texts[name] = render(tables, "markdown")
             print(render(tables, "text"))

@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ KEPT = HERE / "found"
 ZERO_SHOT = "zero-shot"
 _HOW_IT_RUNS = ("data.decode_once", "training.workers", "training.device", "training.tracker")
 _KNOWN = {
-    "title", "say", "data", "preset", "targets", "seeds", "quick", "baselines", "over_domains",
-    "erm", "teacher", "settings", "row",
+    "title", "say", "data", "preset", "targets", "seeds", "quick", "baselines", "pairs",
+    "over_domains", "erm", "teacher", "settings", "row",
 }  # fmt: skip
 
 
@@ -107,6 +108,8 @@ class Experiment:
     """Of so many seeds ``make results`` trains it without being asked for more."""
     baselines: tuple[str, ...] = ()
     """Rows that all others are tested against."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Rows that are tested one against another."""
     over_domains: bool = False
     """Whether they are tested with the held-out domain as the unit, too."""
     erm: str = "ERM"
@@ -174,12 +177,14 @@ def load(name: str) -> Experiment:
     experiment = Experiment(
         name, given["title"], tuple(given["targets"]), given["seeds"], rows, settings,
         given.get("preset", "digits"), tuple(given.get("say", ())), given.get("quick", 0),
-        tuple(given.get("baselines", ())), given.get("over_domains", False),
+        tuple(given.get("baselines", ())), tuple(map(tuple, given.get("pairs", ()))),
+        given.get("over_domains", False),
         given.get("erm", "ERM"), given.get("teacher", "teacher, zero-shot"),
     )  # fmt: skip
-    missing = [label for label in experiment.baselines if label not in labels]
+    against = [*experiment.baselines, *chain.from_iterable(experiment.pairs)]
+    missing = [label for label in against if label not in labels]
     if missing:
-        raise ScmdError(f"{file}: the baseline {missing[0]!r} is no row")
+        raise ScmdError(f"{file}: {missing[0]!r}, to compare with, is no row")
     return experiment
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.found import Found, current
 from experiments.plan import ZERO_SHOT, Experiment
 from scmd.protocol.formats import Table, number
-from scmd.protocol.statistics import Estimate
+from scmd.protocol.statistics import Estimate, holm
 from scmd.protocol.tables import MEAN, Grid, compare, gap_closed
 
 
@@ -46,6 +46,27 @@ def table(experiment: Experiment, lines: Sequence[Found]) -> Table:
             cells += [difference(test.difference), p_value(test.p_holm)] if test else ["", ""]
         rows.append([row.name, *cells])
     return Table(experiment.title, header, rows, [*notes(experiment, grid, len(missing))])
+
+
+def pairs(experiment: Experiment, lines: Sequence[Found]) -> Table | None:
+    """Paired tests of one row against another; None where none are asked for."""
+    there, _ = current(experiment, lines)
+    grid = chosen(experiment, complete(experiment, there))
+    known = [pair for pair in experiment.pairs if set(pair) <= set(grid.labels)]
+    if not known:
+        return None
+    tests = [compare(Grid(pair, grid.targets, grid.accuracy), pair[1])[0] for pair in known]
+    rows = [
+        [f"{first} − {second}", difference(test.difference), p_value(p)]
+        for (first, second), test, p in zip(
+            known, tests, holm([test.p for test in tests]), strict=True
+        )
+    ]
+    note = (
+        "Differences in percentage points with their 95 % interval, paired by target and seed; p "
+        "by paired t-test after Holm's correction for these pairs."
+    )
+    return Table(f"{experiment.title}: pairs", ["", "difference", "p"], rows, [note])
 
 
 def over_domains(experiment: Experiment, lines: Sequence[Found]) -> Table | None:

@@ -16,7 +16,7 @@ from experiments.methods import OWN
 from experiments.page import fill
 from experiments.plan import Experiment, Row, Run, load, names
 from experiments.running import Place
-from experiments.tables import chosen, complete, over_domains, table
+from experiments.tables import chosen, complete, over_domains, pairs, table
 from scmd.averaging import AverageConfig
 from scmd.files import write_json
 from scmd.methods import METHODS
@@ -180,6 +180,20 @@ def test_a_choice_is_made_by_the_sources_and_not_by_the_target() -> None:
         for line in lines_of(experiment)
     ]
     assert set(chosen(experiment, lines).accuracy.values()) == {0.2}
+
+
+def test_a_pair_is_tested_as_one_row_against_its_baseline_is() -> None:
+    rows = (Row("ERM", "erm"), Row("KD", "kd"))
+    experiment = replace(toy_experiment(*rows), baselines=("ERM",), pairs=(("KD", "ERM"),))
+    lines = [
+        replace(line, accuracy=0.5 + (line.row == "KD") * (0.1 + 0.02 * line.seed))
+        for line in lines_of(experiment)
+    ]
+    made = pairs(experiment, lines)
+    assert made is not None
+    beside = table(experiment, lines)
+    assert made.rows == [["KD − ERM", *beside.rows[1][-2:]]]
+    assert pairs(replace(experiment, pairs=()), lines) is None
 
 
 def test_with_the_domain_as_unit_seeds_count_for_nothing() -> None:
