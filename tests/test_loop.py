@@ -37,6 +37,7 @@ from scmd.models.student import StudentConfig
 from scmd.models.teacher import CLIPTeacher, TeacherConfig
 from scmd.records import read_metrics
 from scmd.selection import SelectionConfig
+from scmd.stepping import Stepper
 from scmd.store import cache_root
 from scmd.summary import print_summary
 
@@ -105,7 +106,7 @@ class StopError(Exception):
 def test_resumed_equals_uninterrupted(images, clip_folder, tmp_path, monkeypatch, method):
     config = config_for(images, clip_folder, method)
     train(config, tmp_path / "whole", console=QUIET)
-    step = training.Run.step
+    step = Stepper.step
     # Before the first checkpoint, between two, just after one; a run that is stopped twice.
     for name, stops in {"early": [1], "between": [4], "after": [6], "twice": [4, 7]}.items():
         out = tmp_path / name
@@ -117,7 +118,7 @@ def test_resumed_equals_uninterrupted(images, clip_folder, tmp_path, monkeypatch
                 return step(self, batch, number, *rest)
 
             with monkeypatch.context() as patch:
-                patch.setattr(training.Run, "step", stopping)
+                patch.setattr(Stepper, "step", stopping)
                 with pytest.raises(StopError):
                     train(config, out, resume=out.exists(), console=QUIET)
         train(config, out, resume=True, console=QUIET)
@@ -474,9 +475,9 @@ def test_checkpoints_keep_the_last_two_and_no_teacher(images, clip_folder, tmp_p
 
 def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
     config = config_for(images, None, "erm")
-    plain = training.Run(config, assign_roles(config), tmp_path, QUIET, Shared(0))
+    plain = Stepper(config, assign_roles(config), tmp_path, QUIET, Shared(0))
     augmented_config = replace(config, data=replace(config.data, augment_holdout=True))
-    augmented = training.Run(augmented_config, assign_roles(config), tmp_path, QUIET, Shared(0))
+    augmented = Stepper(augmented_config, assign_roles(config), tmp_path, QUIET, Shared(0))
     seen = []
     collect = scoring.collect_logits
 
@@ -487,9 +488,10 @@ def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
 
     scoring.collect_logits = spy
     try:
-        plain.chooser.scorer.holdout(plain.method)
-        augmented.chooser.scorer.holdout(augmented.method)
-        augmented.chooser.scorer.holdout(augmented.method)
+        training.Run(plain, tmp_path).chooser.scorer.holdout(plain.method)
+        augmented_run = training.Run(augmented, tmp_path)
+        augmented_run.chooser.scorer.holdout(augmented.method)
+        augmented_run.chooser.scorer.holdout(augmented.method)
     finally:
         scoring.collect_logits = collect
     from scmd.data.loader import evaluation_batches
@@ -503,9 +505,9 @@ def test_holdout_is_scored_without_augmentation_unless_asked(images, tmp_path):
 
 def test_batch_carries_the_larger_of_both_sizes(images, clip_folder, tmp_path):
     config = config_for(images, clip_folder)
-    assert training.Run(config, assign_roles(config), tmp_path, QUIET, Shared(0)).size == 32
+    assert Stepper(config, assign_roles(config), tmp_path, QUIET, Shared(0)).size == 32
     large = replace(config, data=replace(config.data, image_size=40))
-    assert training.Run(large, assign_roles(large), tmp_path, QUIET, Shared(0)).size == 40
+    assert Stepper(large, assign_roles(large), tmp_path, QUIET, Shared(0)).size == 40
 
 
 def test_class_balanced_draws_classes_equally(image_folder, tmp_path, clip_folder):

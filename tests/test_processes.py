@@ -18,7 +18,7 @@ from scmd.averaging import AverageConfig
 from scmd.config import DataConfig, RunConfig, TrainingConfig
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError
-from scmd.loop import Run, train
+from scmd.loop import train
 from scmd.machine import open_accelerator
 from scmd.methods import METHODS
 from scmd.models.student import StudentConfig
@@ -26,6 +26,7 @@ from scmd.models.teacher import TeacherConfig
 from scmd.records import read_metrics
 from scmd.run_folder import METRICS, SELECTION
 from scmd.selection import SelectionConfig, select, select_over_processes
+from scmd.stepping import Stepper
 
 STEPS = 5
 
@@ -119,7 +120,7 @@ def test_a_loss_that_is_not_finite_is_of_the_process_that_has_it(
 ):
     images = image_folder(("art", "photo", "sketch"), ("cat", "dog"), count=8)
     config = config_for(images, clip_folder, fraction=0.5)
-    step = Run.step
+    step = Stepper.step
 
     def work() -> None:
         def spoiling(self, batch, number):
@@ -129,7 +130,7 @@ def test_a_loss_that_is_not_finite_is_of_the_process_that_has_it(
                 (tmp_path / "ids").write_text(str(batch.sample_ids.tolist()))
             return taken
 
-        Run.step = spoiling  # type: ignore[method-assign]
+        Stepper.step = spoiling  # type: ignore[method-assign]
         train(config, tmp_path / "out", console=Console(quiet=True))
 
     assert set(Child(work, 2).wait()) == {1}

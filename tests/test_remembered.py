@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toys import CLASSES, ToyBackbone, ToyTeacher, make_batch
 
-import scmd.loop as training
 import scmd.models.remembered as remembered
 import scmd.models.teacher as teachers
 from scmd.averaging import AverageConfig
@@ -46,6 +45,7 @@ from scmd.models.student import StudentConfig
 from scmd.models.teacher import CLIPTeacher, TeacherConfig, load_teacher
 from scmd.report.opinions import teacher_opinions
 from scmd.selection import SelectionConfig
+from scmd.stepping import Stepper
 from scmd.store import cache_root
 
 QUIET = Console(quiet=True)
@@ -485,7 +485,7 @@ def test_training_never_asks_and_resumes_to_the_bit(
     digits, tmp_path, monkeypatch, asked, method, view
 ):
     config = config_for(digits, method, view)
-    step = training.Run.step
+    step = Stepper.step
 
     def stopping(self, batch, number, *rest):
         if number == 4 and stop:
@@ -495,7 +495,7 @@ def test_training_never_asks_and_resumes_to_the_bit(
         assert asked.images == before
         return decided
 
-    monkeypatch.setattr(training.Run, "step", stopping)
+    monkeypatch.setattr(Stepper, "step", stopping)
     stop = False
     train(config, tmp_path / "whole", console=QUIET)
     stop = True
@@ -532,16 +532,18 @@ def test_a_fixed_view_trains_as_the_teacher_asked_live_would(digits, tmp_path, m
 def test_only_training_images_of_the_sources_are_asked_about(digits, tmp_path, asked):
     config = config_for(digits, "kd")
     roles = assign_roles(config)
-    run = training.Run(config, roles, tmp_path, QUIET, Shared(0))
+    stepper = Stepper(config, roles, tmp_path, QUIET, Shared(0))
     assert asked.since() == sum(map(len, roles.train_rows()))
-    assert isinstance(run.method.teacher, RememberingTeacher)
-    assert set(run.method.teacher._ids) == set(roles.data.ids[np.concatenate(roles.train_rows())])
+    assert isinstance(stepper.method.teacher, RememberingTeacher)
+    assert set(stepper.method.teacher._ids) == set(
+        roles.data.ids[np.concatenate(roles.train_rows())]
+    )
 
 
 @pytest.mark.parametrize(("view", "size"), [("augmented", 64), ("clean", 32), ("fixed", 64)])
 def test_a_batch_is_as_large_as_somebody_looks_at_it(digits, tmp_path, view, size):
     config = config_for(digits, "kd", view)
-    assert training.Run(config, assign_roles(config), tmp_path, QUIET, Shared(0)).size == size
+    assert Stepper(config, assign_roles(config), tmp_path, QUIET, Shared(0)).size == size
 
 
 def test_runs_of_one_process_share_batches_and_mix_none_up(digits, tmp_path):
@@ -561,7 +563,7 @@ def test_runs_of_one_process_share_batches_and_mix_none_up(digits, tmp_path):
 def test_a_report_asks_about_what_the_run_did_not(digits, tmp_path, asked):
     config = config_for(digits, "kd")
     roles = assign_roles(config)
-    training.Run(config, roles, tmp_path, QUIET, Shared(0))
+    Stepper(config, roles, tmp_path, QUIET, Shared(0))
     asked.since()
     every = np.arange(len(roles.data))
     found = teacher_opinions(tmp_path, config, roles.data, every)

@@ -19,6 +19,7 @@ from scmd.averaging import Average, AverageConfig
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdWarning
 from scmd.loop import train
+from scmd.stepping import Stepper
 from scmd.swad import SWAD
 
 QUIET = Console(quiet=True)
@@ -245,7 +246,7 @@ def test_what_is_deployed_is_the_mean_over_the_valley(images, tmp_path, monkeypa
 def test_resumed_equals_uninterrupted(images, tmp_path, monkeypatch):
     config = config_of(images)
     train(config, tmp_path / "whole", console=QUIET)
-    step = training.Run.step
+    step = Stepper.step
 
     def stopping(self, batch, number, *rest):
         if number == 7:
@@ -253,7 +254,7 @@ def test_resumed_equals_uninterrupted(images, tmp_path, monkeypatch):
         return step(self, batch, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "step", stopping)
+        patch.setattr(Stepper, "step", stopping)
         with pytest.raises(StopError):
             train(config, tmp_path / "stopped", console=QUIET)
     train(config, tmp_path / "stopped", resume=True, console=QUIET)
@@ -289,7 +290,6 @@ def test_the_loop_reestimates_batch_norm_that_is_not_frozen(tmp_path, image_fold
 
     from rich.console import Console
 
-    import scmd.loop as training
     from scmd.averaging import AverageConfig
     from scmd.build import assign_roles
     from scmd.cache import Shared
@@ -314,10 +314,10 @@ def test_the_loop_reestimates_batch_norm_that_is_not_frozen(tmp_path, image_fold
         own = replace(config, student=replace(config.student, freeze_batch_norm=frozen))
         out = tmp_path / str(frozen)
         training.train(own, out, console=quiet)
-        run = training.Run(own, assign_roles(own), out, quiet, Shared(0))
+        run = training.Run(Stepper(own, assign_roles(own), out, quiet, Shared(0)), out)
         loaded = training.load_checkpoint(out / "checkpoints")
         assert loaded is not None
         run._restore(loaded)
         name = "backbone.model.bn1.num_batches_tracked"
-        statistics[frozen] = int(run.average.model.state_dict()[name])
+        statistics[frozen] = int(run.stepper.average.model.state_dict()[name])
     assert statistics == {False: 4, True: 0}  # one for each of the four steps' batches

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from scmd.build import Roles, assign_roles
+from scmd.build import assign_roles
 from scmd.cache import Shared
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.choosing import Best, Chooser
@@ -80,18 +80,19 @@ def train(
         console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / SUMMARY)
     keep_memory()
-    run = Run(config, assign_roles(config, console), out, console, shared or Shared(0))
+    stepper = Stepper(config, assign_roles(config, console), out, console, shared or Shared(0))
+    run = Run(stepper, out)
     with ExitStack() as stack:
-        if run.is_main:
+        if stepper.is_main:
             stack.enter_context(opened(out, config))
-        run.accelerator.wait_for_everyone()
+        stepper.accelerator.wait_for_everyone()
         run.train(resume)
-        if not run.is_main:
+        if not stepper.is_main:
             return {}
         best = run.chooser.best
         summary = finish(
-            config, run.roles, run.method, best.step, best.weights, out, run.seconds, run.shared,
-            run.precision, plots=shared is None,
+            config, stepper.roles, stepper.method, best.step, best.weights, out, run.seconds,
+            stepper.shared, stepper.precision, plots=shared is None,
         )  # fmt: skip
         remove_parts(out)
         return summary
@@ -107,22 +108,21 @@ def estimate_run(config: RunConfig) -> float:
     return stepper.estimated(0).seconds
 
 
-class Run(Stepper):
-    """One training run in progress: its steps, its scores, its log and its checkpoints."""
+class Run:
+    """One training run in progress: its steps, its scores, its log and its checkpoints.
 
-    def __init__(
-        self,
-        config: RunConfig,
-        roles: Roles,
-        out: Path,
-        console: Console,
-        shared: Shared,
-    ) -> None:
-        super().__init__(config, roles, out, console, shared)
-        self.out = out
-        scorer = Scorer(config, self.roles, shared, self.accelerator)
-        classes = len(roles.data.classes)
-        self.chooser = Chooser(config, classes, scorer, self.average, self._last_images)
+    Args:
+        stepper: What takes the steps.
+        out: The run's folder.
+    """
+
+    def __init__(self, stepper: Stepper, out: Path) -> None:
+        self.stepper, self.out = stepper, out
+        self.config, self.roles = stepper.config, stepper.roles
+        self.console, self.accelerator = stepper.console, stepper.accelerator
+        scorer = Scorer(self.config, self.roles, stepper.shared, self.accelerator)
+        classes = len(self.roles.data.classes)
+        self.chooser = Chooser(self.config, classes, scorer, stepper.average, self._last_images)
         self.log: MetricsLog | None = None
         """Only the first process has one."""
         self.seconds = 0.0
@@ -135,16 +135,17 @@ class Run(Stepper):
     def train(self, resume: bool) -> None:
         """Run all steps that are left."""
         settings = self.config.training
-        if self.config.average.average != "none" and settings.steps < self.average.start:
+        if self.config.average.average != "none" and settings.steps < self.stepper.average.start:
             warnings.warn(
                 f"the run ends after {settings.steps} steps, before the average starts at step "
-                f"{self.average.start}: the last weights will be used. Lower --average-start",
+                f"{self.stepper.average.start}: the last weights will be used. Lower "
+                "--average-start",
                 ScmdWarning,
                 stacklevel=2,
             )
         state = load_checkpoint(self.out / CHECKPOINTS) if resume else None
         start = self._restore(state) if state else 0
-        if self.is_main:
+        if self.stepper.is_main:
             if state:
                 check_samples(self.out / SAMPLES, self.roles.data, self.roles.split)
             else:
@@ -162,8 +163,8 @@ class Run(Stepper):
             self.config.data.class_balanced,
             (process, processes),
         )
-        loader = self.loader(batches)
-        if self.is_main:
+        loader = self.stepper.loader(batches)
+        if self.stepper.is_main:
             self._announce(start)
         if settings.tracker != "none":
             told = {k: str(v) for k, v in flatten(plain(asdict(self.config))).items()}
@@ -171,14 +172,14 @@ class Run(Stepper):
         began = time.perf_counter() - self.seconds
         with (
             self.stop.listening(),
-            TrainingProgress(self.console, start, settings.steps, self.is_main) as progress,
+            TrainingProgress(self.console, start, settings.steps, self.stepper.is_main) as progress,
         ):
             if self.unscored:
                 self.unscored = self._score(start - 1, progress)
                 if self.unscored:
                     self._leave(start)
             for step, batch in enumerate(loader, start):
-                taken = self.step(batch.to(self.device), step)
+                taken = self.stepper.step(batch.to(self.stepper.device), step)
                 if taken.decisions is not None:
                     selections.add(step, batch.sample_ids, taken.decisions)
                 self.losses.add(step, batch.sample_ids, taken.parts)
@@ -203,14 +204,14 @@ class Run(Stepper):
         if settings.tracker != "none":
             self.accelerator.end_training()
         self.accelerator.wait_for_everyone()
-        if self.is_main:
+        if self.stepper.is_main:
             selections.merge()
 
     def _stopping(self) -> bool:
         """Whether somebody asked this process, or another one, to stop."""
         if self.accelerator.num_processes == 1:
             return self.stop.asked
-        asked = torch.tensor(float(self.stop.asked), device=self.device)
+        asked = torch.tensor(float(self.stop.asked), device=self.stepper.device)
         return bool(cast(Tensor, self.accelerator.reduce(asked, "sum")) > 0)
 
     def _leave(self, steps: int) -> None:
@@ -254,11 +255,11 @@ class Run(Stepper):
         """Float images of the last steps' batches, once more."""
         settings = self.config.training
         last = self.batches.starting_at(max(0, settings.steps - BATCH_NORM_STEPS))
-        for batch in self.loader(last):
-            yield as_float(batch.to(self.device).images)
+        for batch in self.stepper.loader(last):
+            yield as_float(batch.to(self.stepper.device).images)
 
     def _save(self, steps: int, log_length: int) -> None:
-        for name, value in self.method.named_parameters():
+        for name, value in self.stepper.method.named_parameters():
             if not bool(value.isfinite().all()):
                 raise ScmdError(
                     f"step {steps - 1}: the weights of {name} are not finite any more. "
@@ -270,11 +271,11 @@ class Run(Stepper):
             "seconds": self.seconds,
             "unscored": self.unscored,
         }
-        state = {**self.state_dict(), **about, "best": vars(self.chooser.best)}
+        state = {**self.stepper.state_dict(), **about, "best": vars(self.chooser.best)}
         save_checkpoint(self.out / CHECKPOINTS, steps, state)
 
     def _restore(self, state: dict[str, Any]) -> int:
-        self.load_state_dict(state, self.out)
+        self.stepper.load_state_dict(state, self.out)
         self.chooser.best = Best(**state["best"])
         self.seconds, self.unscored = state["seconds"], state["unscored"]
         return int(state["steps"])
@@ -292,4 +293,4 @@ class Run(Stepper):
         # Trial steps of this process alone would wait for the others', which are at their first.
         alone = self.accelerator.num_processes == 1
         if alone and start < settings.steps and not self.console.quiet:
-            self.console.print(str(self.estimated(start)))
+            self.console.print(str(self.stepper.estimated(start)))

@@ -17,8 +17,9 @@ from test_kills import STEPS, config_for, whole
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.errors import ScmdError, ScmdWarning
 from scmd.files import read_json, write_json
-from scmd.loop import Run, train
+from scmd.loop import train
 from scmd.records import MetricsLog
+from scmd.stepping import Stepper
 
 QUIET = Console(quiet=True)
 
@@ -39,14 +40,14 @@ def test_checkpoint_that_does_not_fit_keeps_the_one_before(images, clip_folder, 
     out = tmp_path / "out"
 
     def work() -> None:
-        step = Run.step
+        step = Stepper.step
 
         def limited(self, batch, number):
             if number == 5:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
             return step(self, batch, number)
 
-        Run.step = limited  # type: ignore[method-assign]
+        Stepper.step = limited  # type: ignore[method-assign]
         training(config, out, tmp_path / "cache")()
 
     assert Child(work).wait() == [1]
@@ -132,7 +133,7 @@ def test_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     config = config_for(images, clip_folder)
     expected = whole(config, tmp_path, 1)
     out = tmp_path / "out"
-    step = Run.step
+    step = Stepper.step
 
     def stopping(self, batch, number):
         if number == STEPS - 2:
@@ -140,7 +141,7 @@ def test_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
         return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", stopping)
+        patch.setattr(Stepper, "step", stopping)
         with pytest.raises(StopError):
             train(config, out, console=QUIET)
     before, newest = sorted((out / "checkpoints").glob("*.pt"))
@@ -190,7 +191,7 @@ def test_loss_that_is_not_finite_names_step_parts_and_samples(
     config = config_for(images, clip_folder)
     config = replace(config, training=replace(config.training, log_every=100))
     ids = []
-    step = Run.step
+    step = Stepper.step
 
     def spoiling(self, batch, number):
         taken = step(self, batch, number)
@@ -199,7 +200,7 @@ def test_loss_that_is_not_finite_names_step_parts_and_samples(
             taken.parts["loss"] = taken.parts["loss"] * value
         return taken
 
-    monkeypatch.setattr(Run, "step", spoiling)
+    monkeypatch.setattr(Stepper, "step", spoiling)
     with pytest.raises(ScmdError, match=rf"step 4: the loss is {value} \(loss {value}, ") as error:
         train(config, tmp_path / "out", console=QUIET)
     assert str(ids[0]) in str(error.value)

@@ -20,7 +20,8 @@ from scmd.checkpoint import load_checkpoint
 from scmd.choosing import Chooser
 from scmd.config import save_config
 from scmd.errors import Stopped
-from scmd.loop import Run, train
+from scmd.loop import train
+from scmd.stepping import Stepper
 from scmd.stopping import GivenUpError, Stop
 
 QUIET = Console(quiet=True)
@@ -96,7 +97,7 @@ def test_stopped_twice_the_log_has_no_line_more(images, clip_folder, tmp_path, m
         _ask_at(patch, 3)
         with pytest.raises(Stopped):
             train(config, tmp_path / "out", console=QUIET)
-    step = Run.step
+    step = Stepper.step
 
     def asking(self, batch, number):
         if number == 4:
@@ -104,7 +105,7 @@ def test_stopped_twice_the_log_has_no_line_more(images, clip_folder, tmp_path, m
         return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", asking)
+        patch.setattr(Stepper, "step", asking)
         with pytest.raises(Stopped, match="stopped after 5 steps"):
             train(config, tmp_path / "out", resume=True, console=QUIET)
     train(config, tmp_path / "out", resume=True, console=QUIET)
