@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -334,3 +335,185 @@ def test_training_warns_where_the_teacher_has_seen_the_target(config, images, tm
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScmdWarning)
         build_method(replace(run, data=replace(run.data, target="art")), ("cat", "dog"), 2)
+
+
+def changed(model_file: Path, part: str = "", **values: object) -> Path:
+    """The architecture with other values, in ``part`` of its model_cfg or at its top."""
+    given = json.loads(model_file.read_text())
+    where = given["model_cfg"][part] if part else given["model_cfg"]
+    where.update(values)
+    model_file.write_text(json.dumps(given))
+    return model_file
+
+
+NATIVE = {"image_size": [32, 48], "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
+
+
+@pytest.mark.parametrize("vision", [{"image_size": [32, 48]}, {"timm_model_name": None, **NATIVE}])
+def test_images_of_a_tower_that_is_not_square_have_both_its_sides(
+    config, model_file, tmp_path, vision
+):
+    changed(model_file, "vision_cfg", **vision)
+    sizes = []
+    start = open_start(str(model_file), from_scratch=True)
+    start.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[2:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scmd.fit.open_start", lambda *_: start)
+        fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    assert set(sizes) == {(32, 48)}
+    teacher = load_teacher(TeacherConfig(str(tmp_path / "teacher")), ("cat", "dog"))
+    assert teacher.image_size == 48
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("text_cfg", {"vocab_size": 1000}, "index out of range"),
+        ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "Input height"),
+        ("vision_cfg", {"timm_proj": "none"}, "shapes cannot be multiplied"),
+    ],
+)
+def test_a_model_that_does_not_compute_is_said_before_anything_is_written(
+    config, model_file, tmp_path, part, values, message
+):
+    changed(model_file, part, **values)
+    with pytest.raises(ScmdError, match=message) as error:
+        fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    assert str(model_file) in str(error.value)
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_the_card_asks_with_the_names_that_the_captions_had(config, tmp_path, monkeypatch):
+    (tmp_path / "names.json").write_text('{"cat": "hound", "dog": "tabby"}')
+    asked: list[str] = []
+    tokenize = open_clip.SimpleTokenizer.__call__
+
+    def listening(self, texts, *rest):
+        asked.extend(texts)
+        return tokenize(self, texts, *rest)
+
+    monkeypatch.setattr(open_clip.SimpleTokenizer, "__call__", listening)
+    named = replace(config, class_names=tmp_path / "names.json")
+    fit_teacher(named, tmp_path / "teacher", console=QUIET)
+    assert asked
+    assert not [text for text in asked if "cat" in text or "dog" in text]
+
+
+def test_the_card_names_the_classes_that_were_seen_and_no_others(config, image_folder, tmp_path):
+    counts = {("art", "bird"): 5, ("photo", "bird"): 0}
+    image_folder(("art", "photo"), ("cat", "dog", "bird"), counts, name="more")
+    some = replace(config, data=str(tmp_path / "more"), classes="union", domains=("photo",))
+    card = fit_teacher(some, tmp_path / "teacher", console=QUIET)
+    assert card["seen"]["classes"] == ["cat", "dog"]
+
+
+def test_a_single_class_is_nothing_to_fit(config, image_folder, tmp_path):
+    one = image_folder(("art", "photo"), ("cat",), name="one")
+    with pytest.raises(ScmdError, match="single class 'cat'"):
+        fit_teacher(replace(config, data=str(one)), tmp_path / "teacher", console=QUIET)
+    assert not (tmp_path / "teacher").exists()
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = fitting._loss
+
+    def stopping(model, batch, normalize, captions, now):
+        if now == step:
+            raise KeyboardInterrupt
+        return loss(model, batch, normalize, captions, now)
+
+    monkeypatch.setattr(fitting, "_loss", stopping)
+
+
+@pytest.mark.parametrize("change", ["gone", "new"])
+def test_a_fit_is_not_resumed_with_other_images(
+    config, images, write_image, tmp_path, monkeypatch, change
+):
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    if change == "gone":
+        (images / "art" / "cat" / "001.png").unlink()
+    else:
+        write_image(images / "art" / "cat" / "new.png")
+    with pytest.raises(ScmdError, match=rf"changed since the run began: .*\.png is {change}"):
+        fit_teacher(config, tmp_path / "teacher", resume=True, console=QUIET)
+
+
+def test_an_undecodable_image_of_the_holdout_is_said_before_the_fit(config, images, tmp_path):
+    data = load_domains(config.data)
+    bad = images / data.paths[int(np.flatnonzero(holdout_mask(data, 0.2, 0))[0])]
+    bad.write_bytes(b"no image")
+    with pytest.raises(ScmdError, match=f"{bad.name} cannot be decoded"):
+        fit_teacher(config, tmp_path / "teacher", console=QUIET)
+    assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize("tower", ["test_resnet", "test_vit"])
+def test_image_tower_weights_leave_a_projection_in_the_place_of_the_head(
+    model_file, tmp_path, tower
+):
+    changed(model_file, "vision_cfg", timm_model_name=tower, timm_pool="", timm_proj=None)
+    changed(model_file, "vision_cfg", image_size=160)
+    if tower == "test_resnet":
+        changed(model_file, "vision_cfg", timm_pool="avg")
+    else:
+        changed(model_file, "vision_cfg", timm_pool="token")
+    donor = timm.create_model(tower, num_classes=11)
+    save_file(donor.state_dict(), tmp_path / "tower.safetensors")
+    start = open_start(str(model_file), True, tmp_path / "tower.safetensors")
+    own, given = start.model.visual.trunk.state_dict(), donor.state_dict()
+    differ = [name for name in own if not torch.equal(own[name], given[name])]
+    head = "fc" if tower == "test_resnet" else "head"
+    assert sorted(differ) == [f"{head}.bias", f"{head}.weight"]
+    assert own[f"{head}.weight"].shape[0] == 8
+
+
+def test_a_folder_to_begin_anew_from_keeps_its_preprocessing(clip_folder):
+    for name in (str(clip_folder), f"local-dir:{clip_folder}"):
+        cfg = open_start(name, from_scratch=True).preprocess_cfg
+        assert list(cfg["mean"]) == [0.4, 0.45, 0.5]
+    with pytest.raises(ScmdError, match="nowhere"):
+        open_start("local-dir:nowhere", from_scratch=True)
+
+
+class FolderTokenizer(open_clip.SimpleTokenizer):
+    """Stands for Hugging Face's: needs its own file, of a folder or of the hub."""
+
+    def __init__(self, source: str | Path, context_length: int, **settings: object) -> None:
+        super().__init__(context_length=context_length)
+        if source != "someone/words" and not (Path(source) / "tokenizer.json").is_file():
+            raise OSError(f"no tokenizer in {source}")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        (Path(folder) / "tokenizer.json").touch()
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_a_tokenizer_with_files_of_its_own_is_saved_with_the_weights(
+    config, model_file, clip_folder, tmp_path, monkeypatch, scratch
+):
+    monkeypatch.setattr("open_clip.factory.HFTokenizer", FolderTokenizer)
+    changed(model_file, "text_cfg", hf_tokenizer_name="someone/words")
+    name = model_file
+    if not scratch:
+        name = tmp_path / "start"
+        shutil.copytree(clip_folder, name)
+        (name / "tokenizer.json").touch()
+        given = json.loads((name / "open_clip_config.json").read_text())
+        given["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "someone/words"
+        (name / "open_clip_config.json").write_text(json.dumps(given))
+    card = fit_teacher(
+        replace(config, model=str(name), from_scratch=scratch), tmp_path / "teacher", console=QUIET
+    )
+    assert set(card["zero_shot_on_held_out_images"]) == {"art", "photo"}
+    again = open_start(str(tmp_path / "teacher"), from_scratch=True)
+    assert isinstance(again.tokenizer, FolderTokenizer)
+
+
+def test_captions_that_do_not_tell_two_classes_apart_are_warned_of(config, tmp_path):
+    (tmp_path / "names.json").write_text('{"cat": "Pet", "dog": "pet"}')
+    same = replace(config, class_names=tmp_path / "names.json", steps=1)
+    with pytest.warns(ScmdWarning, match="the same of 'cat' and 'dog'"):
+        fit_teacher(same, tmp_path / "teacher", console=QUIET)

@@ -4,6 +4,8 @@ import copy
 import json
 import logging
 import shutil
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from scmd.errors import ScmdError
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.models.prompts import DEFAULT_TEMPLATE, PromptConfig, class_prompts, class_texts, readable
 from scmd.models.teacher import CLIPTeacher, TeacherConfig, load_teacher
 
@@ -503,3 +505,66 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path):
     ):
         with pytest.raises(ScmdError, match="cannot be read"):
             class_prompts(CLASSES, config)
+
+
+# Classes that a teacher is told the same about.
+
+
+@pytest.mark.parametrize(
+    ("classes", "template"),
+    [
+        (("dog", "alarm-clock", "alarm_clock"), "a {}"),
+        (("dog", "Polish", "polish"), "a {}"),
+        (("dog", "cat"), "a photo of what one finds in many a house and in many a garden: {}"),
+    ],
+)
+def test_classes_with_the_same_words_are_warned_of(
+    clip_folder: Path, classes: tuple[str, ...], template: str
+):
+    first, second = classes[-2:]
+    with pytest.warns(ScmdWarning, match=f"the same of {first!r} and {second!r}"):
+        teacher_of(clip_folder, classes, templates=(template,))
+
+
+def test_classes_of_different_words_are_not(clip_folder: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScmdWarning)
+        teacher_of(clip_folder, ("alarm", "alarm clock", "clock"))
+
+
+def test_an_empty_name_is_no_name(tmp_path: Path):
+    file = tmp_path / "names.toml"
+    file.write_text('dog = " "\n')
+    with pytest.raises(ScmdError, match=r"the name of 'dog' is ' '\. Expected a text"):
+        class_texts(CLASSES, file)
+
+
+# What open_clip reads besides.
+
+
+@pytest.mark.parametrize("there", [(), (1,)])
+def test_a_scale_of_another_shape_is_taken_as_open_clip_takes_it(
+    own_clip: Path, clip_folder: Path, there: tuple[int, ...], change: Callable[..., Path]
+):
+    state = load_file(own_clip / WEIGHTS)
+    save_file(state | {"logit_scale": state["logit_scale"].reshape(there)}, own_clip / WEIGHTS)
+    change("model_cfg", nonscalar_logit_scale=not there)
+    images = torch.rand(2, 3, 32, 32)
+    expected = teacher_of(clip_folder).logits(images)
+    torch.testing.assert_close(teacher_of(own_clip).logits(images), expected)
+
+
+def test_of_several_weights_none_is_taken(own_clip: Path):
+    state = load_file(own_clip / WEIGHTS)
+    (own_clip / WEIGHTS).unlink()
+    torch.save(state, own_clip / "epoch_1.pt")
+    teacher_of(own_clip)
+    torch.save(state, own_clip / "epoch_10.pt")
+    fails(own_clip, "several weights: epoch_1.pt, epoch_10.pt")
+
+
+def test_a_package_that_is_missing_is_named(change: Callable[..., Path], monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    config = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    folder = change("model_cfg", text_cfg=config | {"hf_tokenizer_name": "someone/words"})
+    fails(folder, "needs the package transformers", "pip install transformers")

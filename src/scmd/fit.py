@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.data.augment import Augmentation
+from scmd.data.check import check_images
 from scmd.data.decode_once import decode_once
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.loader import Batch, DomainBatches, training_batches
 from scmd.data.splits import holdout_mask
 from scmd.deploy.evaluate import evaluate_teacher
-from scmd.errors import ScmdError
-from scmd.files import read_json, write_json
+from scmd.errors import BadImageError, ScmdError
+from scmd.files import make_folder, read_json, write_json
 from scmd.finite import Losses
 from scmd.machine import keep_memory
 from scmd.models.fit import (
     CONFIG,
     WEIGHTS,
+    Captions,
     Start,
-    caption,
     contrastive,
     interpolate,
     open_start,
@@ -40,10 +40,12 @@ from scmd.models.fit import (
 )
 from scmd.models.fit_config import FitConfig
 from scmd.models.images import Normalize, as_float
-from scmd.models.prompts import class_texts
+from scmd.models.pretrained import input_size
+from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import CARD, TeacherConfig, seen_domains
-from scmd.progress import TrainingProgress
-from scmd.run_folder import held, is_content
+from scmd.progress import TrainingProgress, counting
+from scmd.records import check_samples, write_samples
+from scmd.run_folder import SAMPLES, held, is_content
 from scmd.seeds import derive
 from scmd.stopping import Stop
 
@@ -81,21 +83,55 @@ def fit_teacher(
     if not config.data:
         raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
     data = load_domains(config.data, config.classes, one_is_enough=True)
+    if len(data.classes) < 2:
+        raise ScmdError(
+            f"{data.source} has the single class {', '.join(data.classes)!r}: there is nothing to "
+            "tell apart. Add a class"
+        )
     domains = [resolve_domain(data, name) for name in config.domains] or list(data.domains)
-    held_out = holdout_mask(data, config.holdout, config.seed)
-    rows = [data.rows(domain)[~held_out[data.rows(domain)]] for domain in domains]
+    split = _split(config, data, domains)
+    rows = [data.rows(domain)[split[data.rows(domain)] == "train"] for domain in domains]
+    _check_images(data, np.flatnonzero(split == "holdout"), console)
     torch.manual_seed(config.seed)
     start = open_start(config.model, config.from_scratch, config.image_tower_weights)
     with held(out):
         write_json(out / SETTINGS, _settings(config))
-        fitted = _fit(config, data, domains, rows, start, out, resume, console)
-        save_open_clip(out, fitted, start.model_cfg, start.preprocess_cfg, config.half)
-        seen = np.zeros(len(data), dtype=bool)
-        seen[np.concatenate(rows)] = True
-        card = _card(config, data, domains, seen, start, out)
+        state = load_checkpoint(out / CHECKPOINTS) if resume else None
+        _remember_split(out / CHECKPOINTS / SAMPLES, data, split, bool(state))
+        fitted = _fit(config, data, domains, rows, start, out, state, console)
+        save_open_clip(
+            out, fitted, start.model_cfg, start.preprocess_cfg, config.half, start.tokenizer
+        )
+        card = _card(config, data, domains, split, start, out)
         write_json(out / CARD, card)
         shutil.rmtree(out / CHECKPOINTS)
     return card
+
+
+def _split(config: FitConfig, data: DomainImages, domains: list[str]) -> np.ndarray:
+    """Per sample, what it is for: str [N]."""
+    held_out = holdout_mask(data, config.holdout, config.seed)
+    used = np.isin(data.domain_index, [data.domains.index(domain) for domain in domains])
+    return np.where(used, np.where(held_out, "holdout", "train"), "left-out")
+
+
+def _check_images(data: DomainImages, rows: np.ndarray, console: Console) -> None:
+    """Of what is only scored, so that a bad one does not end a fit that is done."""
+    with counting(console, "decoding") as progress:
+        bad = check_images(data, progress, rows).bad_rows
+    if len(bad):
+        raise BadImageError(
+            f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it"
+        )
+
+
+def _remember_split(file: Path, data: DomainImages, split: np.ndarray, resumed: bool) -> None:
+    """Other images have another split, and what was trained on would be scored."""
+    if not resumed:
+        make_folder(file.parent, "--out")
+        write_samples(file, data, split)
+    elif file.exists():
+        check_samples(file, data, split)
 
 
 def _fit(
@@ -105,18 +141,17 @@ def _fit(
     rows: list[np.ndarray],
     start: Start,
     out: Path,
-    resume: bool,
+    state: dict[str, Any] | None,
     console: Console,
 ) -> dict[str, Tensor]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = start.model.to(device, memory_format=torch.channels_last)
     started_from = {name: value.clone() for name, value in model.state_dict().items()}
-    size = start.preprocess_cfg["size"]
-    size = size if isinstance(size, int) else size[0]
+    sides = input_size(start.preprocess_cfg)
+    size = max(sides)
     mean, std = (tuple(start.preprocess_cfg[key]) for key in ("mean", "std"))
-    normalize = Normalize((size, size), mean, std).to(device)
+    normalize = Normalize(sides, mean, std).to(device)
     optimizer = torch.optim.AdamW(_param_groups(model, config.weight_decay), lr=config.lr)
-    state = load_checkpoint(out / CHECKPOINTS) if resume else None
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -124,7 +159,7 @@ def _fit(
     if config.decode_once:
         how = Augmentation(size, config.flip, config.augmentation)
         data = replace(data, decoded=decode_once(data, how.shorter_side, size, console))
-    captions = _Captions(config, data, start.tokenizer)
+    captions = Captions(config, data, start.tokenizer)
     batches = DomainBatches(data, rows, config.batch_per_domain, config.seed, first, config.steps)
     loader = training_batches(
         batches, data, size, config.seed, config.workers, device.type == "cuda", config.flip,
@@ -132,7 +167,8 @@ def _fit(
     )  # fmt: skip
     console.print(
         f"fitting {config.model} on {', '.join(domains)} ({sum(map(len, rows)):,} images, "
-        f"{len(data.classes)} classes); image tower: {padding(model)}"
+        f"{len(data.classes)} classes); image tower: {padding(model)}",
+        markup=False,
     )
     model.train()
     if config.freeze_batch_norm:
@@ -175,35 +211,12 @@ def _fit(
     return {name: value.cpu() for name, value in fitted.items()}
 
 
-def _loss(model: Any, batch: Batch, normalize: Normalize, captions: _Captions, step: int) -> Tensor:
+def _loss(model: Any, batch: Batch, normalize: Normalize, captions: Captions, step: int) -> Tensor:
     pixels = normalize(as_float(batch.images)).contiguous(memory_format=torch.channels_last)
     tokens, place = captions.of(batch, step)
     images = model.encode_image(pixels, normalize=True)
     texts = model.encode_text(tokens.to(pixels.device), normalize=True)[place.to(pixels.device)]
     return contrastive(images, texts, batch.labels, model.logit_scale.exp())
-
-
-class _Captions:
-    """Draws a caption for every image; equal captions are encoded once."""
-
-    def __init__(self, config: FitConfig, data: DomainImages, tokenizer: Callable) -> None:
-        self.templates, self.seed = config.captions, config.seed
-        self.domains = config.domains or data.domains
-        self.texts = class_texts(data.classes, config.class_names)
-        self.tokenizer = tokenizer
-
-    def of(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens of the different captions [U, L], and which of them each image has, [N]."""
-        draw = np.random.default_rng(derive("captions", self.seed, step))
-        drawn = draw.integers(len(self.templates), size=len(batch.labels))
-        texts = [
-            caption(self.templates[template], self.texts[label], self.domains[domain])
-            for template, label, domain in zip(
-                drawn, batch.labels.tolist(), batch.domains.tolist(), strict=True
-            )
-        ]
-        different = sorted(set(texts))
-        return self.tokenizer(different), torch.tensor([different.index(text) for text in texts])
 
 
 def schedule(step: int, steps: int) -> float:
@@ -226,13 +239,14 @@ def _card(
     config: FitConfig,
     data: DomainImages,
     domains: list[str],
-    seen: np.ndarray,
+    split: np.ndarray,
     start: Start,
     out: Path,
 ) -> dict[str, Any]:
     before = [] if config.from_scratch else seen_domains(config.model)
-    unseen = np.isin(data.domain_index, [data.domains.index(d) for d in domains]) & ~seen
-    results = evaluate_teacher(TeacherConfig(str(out)), data, config.workers, unseen)["results"]
+    seen = split == "train"
+    asked = TeacherConfig(str(out), PromptConfig(class_names=config.class_names))
+    results = evaluate_teacher(asked, data, config.workers, split == "holdout")["results"]
     return {
         "started_from": "random weights" if config.from_scratch else config.model,
         "architecture": config.model,
@@ -242,7 +256,7 @@ def _card(
             "data": config.data,
             "images": int(seen.sum()),
             "domains": sorted({*before, *domains}),
-            "classes": list(data.classes),
+            "classes": [data.classes[label] for label in np.unique(data.labels[seen])],
         },
         "captions": list(config.captions),
         "interpolate": config.interpolate,

@@ -8,26 +8,40 @@ et al., CVPR 2023, arXiv:2212.00638), and may be interpolated with the weights t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import open_clip
 import torch
 from huggingface_hub import hf_hub_download
+from open_clip import factory
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transform import PreprocessCfg
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scmd.errors import ScmdError
+from scmd.data.folder import DomainImages
+from scmd.data.loader import Batch
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.files import write_json, writing_aside
+from scmd.models.fit_config import FitConfig
 from scmd.models.open_clip_files import CONFIG, WEIGHTS, read_config
-from scmd.models.pretrained import open_pretrained, parse_name, strict_open_clip
-from scmd.models.prompts import readable
-from scmd.models.student import without_head
+from scmd.models.pretrained import (
+    input_size,
+    open_pretrained,
+    parse_name,
+    strict_open_clip,
+    usable,
+)
+from scmd.models.prompts import class_texts, readable, twins
+from scmd.models.student import evaluating, head_of, without_head
 from scmd.models.weights import load_strictly
+from scmd.seeds import derive
 
 
 class Start(NamedTuple):
@@ -65,6 +79,38 @@ def caption(template: str, class_name: str, domain: str) -> str:
     return template.replace("{class}", class_name).replace("{domain}", readable(domain))
 
 
+class Captions:
+    """Draws a caption for every image; equal captions are encoded once."""
+
+    def __init__(self, config: FitConfig, data: DomainImages, tokenizer: Callable) -> None:
+        self.templates, self.seed = config.captions, config.seed
+        self.domains = config.domains or data.domains
+        self.texts = class_texts(data.classes, config.class_names)
+        self.tokenizer = tokenizer
+        longest, domain = max(self.templates, key=len), max(self.domains, key=len)
+        said = tokenizer([caption(longest, text, domain) for text in self.texts])
+        if same := twins(data.classes, said):
+            warnings.warn(
+                f"captions say the same of {same[0]!r} and {same[1]!r}, which are pushed apart all "
+                "the same. Give them other names (--class-names), or shorter captions",
+                ScmdWarning,
+                stacklevel=2,
+            )
+
+    def of(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens of the different captions [U, L], and which of them each image has, [N]."""
+        draw = np.random.default_rng(derive("captions", self.seed, step))
+        drawn = draw.integers(len(self.templates), size=len(batch.labels))
+        texts = [
+            caption(self.templates[template], self.texts[label], self.domains[domain])
+            for template, label, domain in zip(
+                drawn, batch.labels.tolist(), batch.domains.tolist(), strict=True
+            )
+        ]
+        different = sorted(set(texts))
+        return self.tokenizer(different), torch.tensor([different.index(text) for text in texts])
+
+
 def open_start(name: str, from_scratch: bool, image_tower_weights: Path | None = None) -> Start:
     """The model that fitting starts from.
 
@@ -77,22 +123,36 @@ def open_start(name: str, from_scratch: bool, image_tower_weights: Path | None =
             strictly, but for its head.
 
     Raises:
-        ScmdError: The model or weights cannot be had, or do not fit.
+        ScmdError: The model or weights cannot be had, do not fit, or do not compute.
     """
-    model_cfg, preprocess_cfg = _read_cfg(name, from_scratch)
+    model_cfg, preprocess_cfg, source = _read_cfg(name, from_scratch)
     if from_scratch:
-        model, tokenizer = _build(model_cfg, preprocess_cfg, name)
+        model, tokenizer = _build(model_cfg, preprocess_cfg, name, source)
     else:
         model, _, tokenizer = open_pretrained(name)
     if image_tower_weights is not None:
         load_image_tower(model, image_tower_weights)
     # The model's own, whose size is that of its image tower, whatever the file says.
-    return Start(model, tokenizer, model_cfg, open_clip.get_model_preprocess_cfg(model))
+    start = Start(model, tokenizer, model_cfg, open_clip.get_model_preprocess_cfg(model))
+    with usable(name):
+        _try(start)
+    return start
+
+
+@torch.no_grad()
+def _try(start: Start) -> None:
+    """See that both towers take what they are given, and that their embeddings compare."""
+    with evaluating(start.model):
+        pixels = torch.zeros(1, 3, *input_size(start.preprocess_cfg))
+        image = start.model.encode_image(pixels, normalize=True)
+        text = start.model.encode_text(start.tokenizer(["a photo"]), normalize=True)
+        torch.matmul(image, text.T)
 
 
 def load_image_tower(model: Any, weights: Path) -> None:
     """Load a bare timm state dict into ``visual.trunk``, strictly but for the timm head.
 
+    The trunk's own head, where it has one, projects to the embeddings, and stays as it was drawn.
     open_clip's own ``pretrained_image_path`` loads nothing from such a file, silently.
 
     Raises:
@@ -104,7 +164,8 @@ def load_image_tower(model: Any, weights: Path) -> None:
             f"--image-tower-weights {weights}: the image tower is not a timm model. Leave the "
             "file out, or choose a model with timm_model_name in its vision_cfg"
         )
-    load_strictly(trunk, without_head(trunk, weights), weights)
+    kept = {n: v for n, v in trunk.state_dict().items() if n.startswith(head_of(trunk))}
+    load_strictly(trunk, without_head(trunk, weights) | kept, weights)
 
 
 def padding(model: Any) -> str:
@@ -132,8 +193,14 @@ def save_open_clip(
     model_cfg: Mapping[str, Any],
     preprocess_cfg: Mapping[str, Any],
     half: bool = False,
+    tokenizer: Any = None,
 ) -> None:
-    """Write a model as open_clip's ``local-dir:`` reads it; ``half`` stores floats as fp16."""
+    """Write a model as open_clip's ``local-dir:`` reads it; ``half`` stores floats as fp16.
+
+    A tokenizer that has files of its own is written, too: open_clip looks for them there.
+    """
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
     state = {
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in state.items()
@@ -143,7 +210,8 @@ def save_open_clip(
     write_json(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
 
 
-def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """``model_cfg``, ``preprocess_cfg``, and what open_clip calls it: None for a JSON file."""
     default = asdict(PreprocessCfg())
     if name.endswith(".json"):
         if not from_scratch:
@@ -151,10 +219,9 @@ def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, 
                 f"{name} has no weights. Pass --from-scratch, or name a model with some"
             )
         given = read_config(Path(name), bare=True)
-        return given["model_cfg"], default | given["preprocess_cfg"]
-    if from_scratch and open_clip.get_model_config(name) is not None:
-        return dict(open_clip.get_model_config(name) or {}), default
-    model, _ = parse_name(name)
+        return given["model_cfg"], default | given["preprocess_cfg"], None
+    bare = from_scratch and name in open_clip.list_models()
+    model = name if bare else parse_name(name)[0]
     if model.startswith("hf-hub:"):
         try:
             file = Path(hf_hub_download(model.removeprefix("hf-hub:"), CONFIG))
@@ -163,13 +230,13 @@ def _read_cfg(name: str, from_scratch: bool) -> tuple[dict[str, Any], dict[str, 
     elif model.startswith("local-dir:"):
         file = Path(model.removeprefix("local-dir:")) / CONFIG
     else:
-        return dict(open_clip.get_model_config(model) or {}), default
+        return dict(open_clip.get_model_config(model) or {}), default, model
     given = read_config(file)
-    return given["model_cfg"], default | given["preprocess_cfg"]
+    return given["model_cfg"], default | given["preprocess_cfg"], model
 
 
 def _build(
-    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], name: str
+    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], name: str, source: str | None
 ) -> tuple[nn.Module, Any]:
     with tempfile.TemporaryDirectory() as folder:
         write_json(
@@ -180,7 +247,15 @@ def _build(
                 model = open_clip.create_model(
                     f"local-dir:{folder}", load_weights=False, pretrained_text=False
                 )
-                return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+                words = model_cfg["text_cfg"]
+                if source is None and words.get("hf_tokenizer_name"):
+                    return model, factory.HFTokenizer(
+                        words["hf_tokenizer_name"],
+                        context_length=words.get("context_length", DEFAULT_CONTEXT_LENGTH),
+                        tokenizer_mode=words.get("tokenizer_mode"),
+                        **(words.get("tokenizer_kwargs") or {}),
+                    )
+                return model, open_clip.get_tokenizer(source or f"local-dir:{folder}")
         except Exception as error:  # open_clip raises all sorts
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ScmdError(f"{name}: no model can be made of its model_cfg: {reason}") from error

@@ -21,6 +21,8 @@ _SIZES = {
     "embed_dim", "layers", "width", "head_width", "patch_size", "image_size", "context_length",
     "vocab_size", "heads",
 }  # fmt: skip
+_SCALARS = {"logit_scale", "logit_bias"}
+"""Some files have them with a dimension, and some without."""
 _CODE = "trust_remote_code"
 MOST = 10_000_000
 """No width or number of words is larger; what is too large for its weights is noticed apart."""
@@ -54,6 +56,10 @@ def open_files(name: str) -> Any:
         # The text tower's own weights (of a Hugging Face model, say) would be downloaded only to
         # be overwritten by the checkpoint's.
         model: Any = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+    for scalar in _SCALARS & state.keys():
+        own = getattr(model, scalar, None)
+        if own is not None and own.numel() == state[scalar].numel():
+            state[scalar] = state[scalar].reshape(own.shape)
     if state.keys() == model.state_dict().keys():
         load_strictly(model, state, weights)
     else:
@@ -126,13 +132,19 @@ def _check_preprocessing(config: dict[str, Any], file: Path) -> None:
 
 def _weights_in(folder: Path) -> Path:
     """safetensors before anything else, and open_clip's name before others."""
-    found = [folder / name for name in _PREFERRED]
+    for name in _PREFERRED:
+        if (folder / name).is_file():
+            return folder / name
     for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt"):
-        found += sorted(folder.glob(pattern))
-    there = [file for file in found if file.is_file()]
-    if not there:
-        raise ScmdError(f"{folder} has no weights: no {WEIGHTS}")
-    return there[0]
+        found = sorted(file for file in folder.glob(pattern) if file.is_file())
+        if len(found) > 1:
+            raise ScmdError(
+                f"{folder} has several weights: {', '.join(file.name for file in found[:4])}"
+                f"{', ...' if len(found) > 4 else ''}. Keep one of them"
+            )
+        if found:
+            return found[0]
+    raise ScmdError(f"{folder} has no weights: no {WEIGHTS}")
 
 
 def _hub_weights(place: str) -> Path:

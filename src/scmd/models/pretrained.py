@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ def encode_prompts(model: Any, tokenizer: Callable, prompts: Sequence[Sequence[s
     return torch.stack(rows).float()
 
 
+def input_size(preprocess_cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of what the image tower sees, of open_clip's ``preprocess_cfg``."""
+    size = preprocess_cfg["size"]
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 _UNREACHABLE = "check your connection"
 """What huggingface_hub says, and open_clip says after it."""
 
@@ -67,6 +73,10 @@ def open_pretrained(name: str) -> tuple[Any, Any, Any]:
             return model.eval(), transform, open_clip.get_tokenizer(model_name)
     except ScmdError:
         raise
+    except ModuleNotFoundError as error:  # of tokenizers and text towers that open_clip only wraps
+        raise ScmdError(
+            f"teacher {name!r} needs the package {error.name}. Run: pip install {error.name}"
+        ) from error
     except Exception as error:  # open_clip, the hub and torch raise all sorts
         if _UNREACHABLE in str(error):
             raise ScmdError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from torch import Tensor
 
 from scmd.errors import ScmdError
 from scmd.limits import require_path, require_texts
@@ -53,9 +54,21 @@ def class_texts(classes: Sequence[str], names_file: Path | None = None) -> list[
     """
     given = _read_mapping(names_file, classes) if names_file else {}
     for name, text in given.items():
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not text.strip():
             raise ScmdError(f"{names_file}: the name of {name!r} is {text!r}. Expected a text")
     return [str(given.get(name, readable(name))) for name in classes]
+
+
+def twins(classes: Sequence[str], rows: Tensor) -> tuple[str, str] | None:
+    """The first two classes of equal rows, [C, n], of tokens or embeddings; None where all differ.
+
+    Nothing that is asked with these can tell the two apart.
+    """
+    known: dict[bytes, str] = {}
+    for name, row in zip(classes, rows.cpu().numpy(), strict=True):
+        if (first := known.setdefault(row.tobytes(), name)) != name:
+            return first, name
+    return None
 
 
 def class_prompts(classes: Sequence[str], config: PromptConfig | None = None) -> list[list[str]]:

@@ -247,14 +247,18 @@ def _reason(error: Exception) -> str:
 
 def without_head(model: nn.Module, path: Path) -> dict[str, Tensor]:
     """A file's weights less the classifier of a timm model, which has another task's classes."""
-    head = getattr(model, "default_cfg", {}).get("classifier") or ()
-    prefixes = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
     state = read_state_dict(path)
-    dropped = [name for name in state if prefixes and name.startswith(prefixes)]
+    dropped = [name for name in state if name.startswith(head_of(model))]
     if dropped:
         sizes = ", ".join(f"{name} {list(state[name].shape)}" for name in dropped)
         logger.warning("%s: its classifier is dropped (%s)", path, sizes)
     return {name: value for name, value in state.items() if name not in dropped}
+
+
+def head_of(model: nn.Module) -> tuple[str, ...]:
+    """What the names of the weights of a timm model's classifier begin with."""
+    head = getattr(model, "default_cfg", {}).get("classifier") or ()
+    return tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
 
 
 @contextmanager

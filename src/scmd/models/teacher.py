@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scmd.errors import ScmdError
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.files import read_json
 from scmd.models.answers import Answers
 from scmd.models.images import Normalize
 from scmd.models.pretrained import (
     DEFAULT_TEACHER,
     encode_prompts,
+    input_size,
     open_pretrained,
     parse_name,
     usable,
 )
-from scmd.models.prompts import PromptConfig, class_prompts
+from scmd.models.prompts import PromptConfig, class_prompts, twins
 from scmd.models.student import Triple
 
 TeacherView = Literal["augmented", "clean", "fixed"]
@@ -110,8 +112,8 @@ class CLIPTeacher(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """The side of the square that the image tower sees, in pixels."""
-        return self.normalize.size[0]
+        """The side of the smallest square that holds what the image tower sees, in pixels."""
+        return max(self.normalize.size)
 
     def train(self, mode: bool = True) -> CLIPTeacher:
         """Stays in eval mode, whatever it is asked for."""
@@ -179,6 +181,9 @@ def scaled_cosines(embeddings: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
     """Load an open_clip model and encode the prompts of ``classes``, once.
 
+    Warns:
+        ScmdWarning: Two classes are the same to it.
+
     Raises:
         ScmdError: The model or its weights cannot be had, do not fit each other, or compute no
             numbers; it was trained with another GELU than its configuration has; or the prompts
@@ -188,9 +193,8 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
     model, preprocess, tokenizer = open_pretrained(config.name)
     with usable(config.name):
         cfg = open_clip.get_model_preprocess_cfg(model)
-        size = cfg["size"]
         normalize = Normalize(
-            (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            input_size(cfg),
             config.mean or tuple(cfg["mean"]),
             config.std or tuple(cfg["std"]),
             cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
@@ -198,6 +202,13 @@ def load_teacher(config: TeacherConfig, classes: Sequence[str]) -> CLIPTeacher:
         texts = encode_prompts(model, tokenizer, prompts)
         teacher = CLIPTeacher(model, texts, normalize, preprocess)
         try_on_noise(teacher)
+    if same := twins(classes, texts):
+        warnings.warn(
+            f"the teacher {config.name} is told the same of {same[0]!r} and {same[1]!r}, and does "
+            "not tell them apart. Give them other names (--class-names), or shorter prompts",
+            ScmdWarning,
+            stacklevel=2,
+        )
     return teacher
 
 
