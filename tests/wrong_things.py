@@ -49,6 +49,7 @@ SETTINGS = {
     "search-name.toml": "[search]\nlearning_rate = [0.1, 0.2]\n",
     "search-huge.toml": "[search]\nlr = {low = 0.0, high = inf}\n",
     "names.toml": 'zebra = "a zebra"\n',
+    "names.json": '{"cat": "a tabby", "dog": " "}',
 }
 
 
