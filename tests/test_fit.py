@@ -289,18 +289,23 @@ def test_bad_input_is_clear_and_leaves_nothing(config, tmp_path, clip_folder):
         fit_teacher(config, tmp_path / "letters", console=QUIET)
 
 
+def sizes_seen(config: FitConfig, model_file: Path, out: Path) -> set[tuple[int, int]]:
+    """Height and width of what the image tower is shown in a fit."""
+    sizes = set()
+    start = open_start(str(model_file), from_scratch=True)
+    start.model.visual.register_forward_pre_hook(lambda _, args: sizes.add(args[0].shape[2:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scmd.fit.open_start", lambda *_: start)
+        fit_teacher(config, out, console=QUIET)
+    return sizes
+
+
 @pytest.mark.parametrize("bare", [False, True], ids=["without a size", "model_cfg alone"])
 def test_images_have_the_size_of_the_image_tower(config, model_file, tmp_path, bare):
     given = json.loads(model_file.read_text())
     del given["preprocess_cfg"]["size"]
     model_file.write_text(json.dumps(given["model_cfg"] if bare else given))
-    sizes = []
-    start = open_start(str(model_file), from_scratch=True)
-    start.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[2:]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scmd.fit.open_start", lambda *_: start)
-        fit_teacher(config, tmp_path / "teacher", console=QUIET)
-    assert set(sizes) == {(32, 32)}
+    assert sizes_seen(config, model_file, tmp_path / "teacher") == {(32, 32)}
     saved = json.loads((tmp_path / "teacher" / "open_clip_config.json").read_text())
     assert saved["preprocess_cfg"]["size"] in (32, [32, 32])
 
@@ -354,13 +359,7 @@ def test_images_of_a_tower_that_is_not_square_have_both_its_sides(
     config, model_file, tmp_path, vision
 ):
     changed(model_file, "vision_cfg", **vision)
-    sizes = []
-    start = open_start(str(model_file), from_scratch=True)
-    start.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[2:]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scmd.fit.open_start", lambda *_: start)
-        fit_teacher(config, tmp_path / "teacher", console=QUIET)
-    assert set(sizes) == {(32, 48)}
+    assert sizes_seen(config, model_file, tmp_path / "teacher") == {(32, 48)}
     teacher = load_teacher(TeacherConfig(str(tmp_path / "teacher")), ("cat", "dog"))
     assert teacher.image_size == 48
 

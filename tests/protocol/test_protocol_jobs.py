@@ -58,7 +58,7 @@ def ended(said: str) -> list[str]:
     return sorted(re.findall(r"^\[\d+/\d+\] (.*?): ", said, re.MULTILINE))
 
 
-def until(happened: Callable[[], object], seconds: float = 300) -> None:
+def until(happened: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
