@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -257,13 +258,19 @@ def test_a_gradient_is_computed_of_as_many_samples_as_steps_and_selection_say() 
         assert abs(gradient_samples(runs[name]) / (250 * 48) - 1) < 0.005
 
 
-def test_figures_are_drawn_where_the_numbers_are_complete(tmp_path: Path) -> None:
-    """Of the seeds that have all their runs."""
-    lines = lines_of(load("digits-budget"))
-    found.add(tmp_path / "digits-budget.csv", lines[1:], tmp_path)
+def test_figures_are_drawn_of_the_seeds_that_have_all_their_runs(tmp_path: Path) -> None:
+    experiment = load("digits-budget")
+    first, *_, last = range(experiment.seeds)
+    full = [line for line in lines_of(experiment, 0.5) if line.seed == first]
+    lacking = [line for line in lines_of(experiment, 0.9) if line.seed == last][1:]
+    file = tmp_path / "digits-budget.csv"
+    found.add(file, lacking, tmp_path)
     assert draw_budget(tmp_path) is None
-    found.add(tmp_path / "digits-budget.csv", lines[:1], tmp_path)
-    assert draw_budget(tmp_path) is not None
+    found.add(file, full, tmp_path)
+    figure = draw_budget(tmp_path)
+    assert figure is not None
+    heights = {float(y) for line in figure.axes[0].get_lines() for y in np.ravel(line.get_ydata())}
+    assert heights == {0.5}
 
 
 def test_a_sure_teacher_leaves_little_and_a_teacher_that_is_too_sure_is_found_out() -> None:
