@@ -197,6 +197,20 @@ def test_resumed_equals_uninterrupted(config, tmp_path, monkeypatch):
         assert whole.read_bytes() == stopped.read_bytes()
 
 
+def test_resuming_is_free_in_what_has_no_effect_on_the_weights(config, tmp_path, monkeypatch):
+    fit_teacher(config, tmp_path / "whole", console=QUIET)
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit_teacher(config, tmp_path / "stopped", console=QUIET)
+    other = replace(config, workers=1, checkpoint_every=1, decode_once=False)
+    fit_teacher(other, tmp_path / "stopped", resume=True, console=QUIET)
+    whole, stopped = (
+        tmp_path / run / "open_clip_model.safetensors" for run in ("whole", "stopped")
+    )
+    assert whole.read_bytes() == stopped.read_bytes()
+
+
 def test_fine_tuning_starts_from_the_weights_and_interpolates_back(config, clip_folder, tmp_path):
     tuned = replace(config, model=str(clip_folder), from_scratch=False, interpolate=0.0)
     fit_teacher(tuned, tmp_path / "start", console=QUIET)
@@ -382,6 +396,11 @@ def test_a_model_that_does_not_compute_is_said_before_anything_is_written(
     assert not (tmp_path / "teacher").exists()
 
 
+def test_the_card_says_with_which_prompt_it_asked(config, tmp_path):
+    card = fit_teacher(replace(config, captions=("a {class}",)), tmp_path / "t", console=QUIET)
+    assert card["asked_with"] == ["this is a photo of a {}"]
+
+
 def test_the_card_asks_with_the_names_that_the_captions_had(config, tmp_path, monkeypatch):
     (tmp_path / "names.json").write_text('{"cat": "hound", "dog": "tabby"}')
     asked: list[str] = []
@@ -447,6 +466,30 @@ def test_an_undecodable_image_of_the_holdout_is_said_before_the_fit(config, imag
     with pytest.raises(ScmdError, match=f"{bad.name} cannot be decoded"):
         fit_teacher(config, tmp_path / "teacher", console=QUIET)
     assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize("use", ["train", "holdout"])
+def test_undecodable_images_are_left_out_where_that_is_asked_for(config, images, tmp_path, use):
+    data = load_domains(config.data)
+    held_out = holdout_mask(data, 0.2, 0)
+    bad = images / data.paths[int(np.flatnonzero(held_out == (use == "holdout"))[0])]
+    bad.write_bytes(b"no image")
+    config = replace(config, steps=8)  # an epoch and more
+    with pytest.raises(ScmdError, match=rf"{bad.name} cannot be .*--skip-bad") as said:
+        fit_teacher(config, tmp_path / "stopped", console=QUIET)
+    assert "scmd train" not in str(said.value)
+    card = fit_teacher(replace(config, skip_bad=True), tmp_path / "fitted", console=QUIET)
+    scored = sum(result["n"] for result in card["zero_shot_on_held_out_images"].values())
+    assert card["seen"]["images"] == (~held_out).sum() - (use == "train")
+    assert scored == held_out.sum() - (use == "holdout")
+
+
+def test_a_domain_with_nothing_to_fit_on_or_to_score_is_said(config, images, tmp_path):
+    for path in (images / "art").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ScmdError, match="domain 'art' has too few images to fit to any"):
+        fit_teacher(replace(config, skip_bad=True), tmp_path / "teacher", console=QUIET)
+    fit_teacher(replace(config, skip_bad=True, domains=("photo",)), tmp_path / "t", console=QUIET)
 
 
 @pytest.mark.parametrize("tower", ["test_resnet", "test_vit"])

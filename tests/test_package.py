@@ -123,7 +123,7 @@ def test_floors(project):
         {"build", "evaluate", "efficiency", "records", "run_folder", "finished", "provenance"},
         {"report", "deploy"},
         {"estimate", "scoring", "choosing", "summary"},
-        {"stepping", "loop", "fit"},
+        {"stepping", "loop", "fit_roles", "fit"},
         {"demo", "protocol", "bench"},
         {"parsing", "arguments", "commands"},
         {"cli", "__init__"},

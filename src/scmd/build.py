@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -15,20 +14,17 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.config import RunConfig, method_class
-from scmd.data.check import check_images
 from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.listing import named
+from scmd.data.skipping import rows_to_skip
 from scmd.data.splits import holdout_mask
 from scmd.data.views import FixedViews
-from scmd.errors import LEAVE_OUT, BadImageError, ScmdError, ScmdWarning
+from scmd.errors import ScmdError, ScmdWarning
 from scmd.methods import SCMD, Method
 from scmd.models.remembered import RememberingTeacher, remember
 from scmd.models.student import create_backbone
 from scmd.models.teacher import CLIPTeacher, Teacher, TeacherConfig, load_teacher, seen_domains
-from scmd.progress import counting
 from scmd.selection import even_share, phase
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +95,8 @@ def assign_roles(config: RunConfig, console: Console | None = None) -> Roles:
     for domain in left_out:
         if domain != target:
             split[data.rows(domain)] = "left-out"
-    scored = None if config.data.skip_bad else np.flatnonzero(split != "train")
-    with counting(console, "decoding") as progress:
-        bad = check_images(data, progress, scored).bad_rows
-    if len(bad) and not config.data.skip_bad:
-        raise BadImageError(
-            f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it, or "
-            f"{LEAVE_OUT}"
-        )
-    if len(bad):
-        split[bad] = "bad"
-        logger.warning("%d of %d images cannot be decoded and are left out", len(bad), len(data))
+    decoded = np.flatnonzero((split != "train") | config.data.skip_bad)
+    split[rows_to_skip(data, decoded, config.data.skip_bad, console)] = "bad"
     roles = Roles(data, sources, target, split)
     for domain in sources:
         for name, use in (("train", "train on"), ("holdout", "hold out")):

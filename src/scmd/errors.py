@@ -9,7 +9,7 @@ class BadImageError(ScmdError):
     """An image file that cannot be decoded."""
 
 
-LEAVE_OUT = "leave it out (scmd train --skip-bad, scmd protocol --set data.skip_bad=true)"
+LEAVE_OUT = "leave it out (--skip-bad; in scmd protocol --set data.skip_bad=true)"
 """The way out where an image cannot be read, for whichever command has met it."""
 
 

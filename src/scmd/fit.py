@@ -17,15 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scmd.checkpoint import load_checkpoint, save_checkpoint
 from scmd.data.augment import Augmentation
-from scmd.data.check import check_images
 from scmd.data.decode_once import decode_once
-from scmd.data.folder import DomainImages, load_domains, resolve_domain
 from scmd.data.loader import Batch, DomainBatches, training_batches
-from scmd.data.splits import holdout_mask
 from scmd.deploy.evaluate import evaluate_teacher
-from scmd.errors import BadImageError, ScmdError
+from scmd.errors import ScmdError
 from scmd.files import make_folder, read_json, write_json
 from scmd.finite import Losses
+from scmd.fit_roles import FitRoles, assign_fit_roles
 from scmd.machine import keep_memory
 from scmd.models.fit import (
     CONFIG,
@@ -43,13 +41,14 @@ from scmd.models.images import Normalize, as_float
 from scmd.models.pretrained import input_size
 from scmd.models.prompts import PromptConfig
 from scmd.models.teacher import CARD, TeacherConfig, seen_domains
-from scmd.progress import TrainingProgress, counting
+from scmd.progress import TrainingProgress
 from scmd.records import check_samples, write_samples
 from scmd.run_folder import SAMPLES, held, is_content
 from scmd.seeds import derive
 from scmd.stopping import Stop
 
 CHECKPOINTS, SETTINGS = "checkpoints", "fit.json"
+_WITHOUT_EFFECT = ("decode_once", "workers", "checkpoint_every")  # on what is written
 LOG_SCALE_MAX = math.log(100)
 
 
@@ -80,70 +79,41 @@ def fit_teacher(
         console.print(f"{out} is finished already; nothing to resume", markup=False)
         return read_json(out / CARD)
     keep_memory()
-    if not config.data:
-        raise ScmdError("no data given. Name a folder domain/class/image, or a CSV manifest")
-    data = load_domains(config.data, config.classes, one_is_enough=True)
-    if len(data.classes) < 2:
-        raise ScmdError(
-            f"{data.source} has the single class {', '.join(data.classes)!r}: there is nothing to "
-            "tell apart. Add a class"
-        )
-    domains = [resolve_domain(data, name) for name in config.domains] or list(data.domains)
-    split = _split(config, data, domains)
-    rows = [data.rows(domain)[split[data.rows(domain)] == "train"] for domain in domains]
-    _check_images(data, np.flatnonzero(split == "holdout"), console)
+    roles = assign_fit_roles(config, console)
     torch.manual_seed(config.seed)
     start = open_start(config.model, config.from_scratch, config.image_tower_weights)
     with held(out):
         write_json(out / SETTINGS, _settings(config))
         state = load_checkpoint(out / CHECKPOINTS) if resume else None
-        _remember_split(out / CHECKPOINTS / SAMPLES, data, split, bool(state))
-        fitted = _fit(config, data, domains, rows, start, out, state, console)
+        _remember(out / CHECKPOINTS / SAMPLES, roles, bool(state))
+        fitted = _fit(config, roles, start, out, state, console)
         save_open_clip(
             out, fitted, start.model_cfg, start.preprocess_cfg, config.half, start.tokenizer
         )
-        card = _card(config, data, domains, split, start, out)
+        card = _card(config, roles, start, out)
         write_json(out / CARD, card)
         shutil.rmtree(out / CHECKPOINTS)
     return card
 
 
-def _split(config: FitConfig, data: DomainImages, domains: list[str]) -> np.ndarray:
-    """Per sample, what it is for: str [N]."""
-    held_out = holdout_mask(data, config.holdout, config.seed)
-    used = np.isin(data.domain_index, [data.domains.index(domain) for domain in domains])
-    return np.where(used, np.where(held_out, "holdout", "train"), "left-out")
-
-
-def _check_images(data: DomainImages, rows: np.ndarray, console: Console) -> None:
-    """Of what is only scored, so that a bad one does not end a fit that is done."""
-    with counting(console, "decoding") as progress:
-        bad = check_images(data, progress, rows).bad_rows
-    if len(bad):
-        raise BadImageError(
-            f"{data.root / data.paths[int(bad[0])]} cannot be decoded. Repair or remove it"
-        )
-
-
-def _remember_split(file: Path, data: DomainImages, split: np.ndarray, resumed: bool) -> None:
+def _remember(file: Path, roles: FitRoles, resumed: bool) -> None:
     """Other images have another split, and what was trained on would be scored."""
     if not resumed:
         make_folder(file.parent, "--out")
-        write_samples(file, data, split)
+        write_samples(file, roles.data, roles.split)
     elif file.exists():
-        check_samples(file, data, split)
+        check_samples(file, roles.data, roles.split)
 
 
 def _fit(
     config: FitConfig,
-    data: DomainImages,
-    domains: list[str],
-    rows: list[np.ndarray],
+    roles: FitRoles,
     start: Start,
     out: Path,
     state: dict[str, Any] | None,
     console: Console,
 ) -> dict[str, Tensor]:
+    data, rows = roles.data, roles.train_rows()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = start.model.to(device, memory_format=torch.channels_last)
     started_from = {name: value.clone() for name, value in model.state_dict().items()}
@@ -166,7 +136,7 @@ def _fit(
         augmentation=config.augmentation, device=device,
     )  # fmt: skip
     console.print(
-        f"fitting {config.model} on {', '.join(domains)} ({sum(map(len, rows)):,} images, "
+        f"fitting {config.model} on {', '.join(roles.domains)} ({sum(map(len, rows)):,} images, "
         f"{len(data.classes)} classes); image tower: {padding(model)}",
         markup=False,
     )
@@ -235,18 +205,12 @@ def _param_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str,
     ]
 
 
-def _card(
-    config: FitConfig,
-    data: DomainImages,
-    domains: list[str],
-    split: np.ndarray,
-    start: Start,
-    out: Path,
-) -> dict[str, Any]:
+def _card(config: FitConfig, roles: FitRoles, start: Start, out: Path) -> dict[str, Any]:
     before = [] if config.from_scratch else seen_domains(config.model)
-    seen = split == "train"
-    asked = TeacherConfig(str(out), PromptConfig(class_names=config.class_names))
-    results = evaluate_teacher(asked, data, config.workers, split == "holdout")["results"]
+    data, seen = roles.data, roles.split == "train"
+    prompts = PromptConfig(class_names=config.class_names)
+    asked = TeacherConfig(str(out), prompts)
+    results = evaluate_teacher(asked, data, config.workers, roles.split == "holdout")["results"]
     return {
         "started_from": "random weights" if config.from_scratch else config.model,
         "architecture": config.model,
@@ -255,10 +219,11 @@ def _card(
         "seen": {
             "data": config.data,
             "images": int(seen.sum()),
-            "domains": sorted({*before, *domains}),
+            "domains": sorted({*before, *roles.domains}),
             "classes": [data.classes[label] for label in np.unique(data.labels[seen])],
         },
         "captions": list(config.captions),
+        "asked_with": list(prompts.templates),
         "interpolate": config.interpolate,
         "steps": config.steps,
         "seed": config.seed,
@@ -286,7 +251,7 @@ def _check_folder(out: Path, config: FitConfig, resume: bool) -> None:
             f"{out} holds a teacher already. Pass --resume to continue it, or choose another --out"
         )
     before, now = read_json(out / SETTINGS), _settings(config)
-    changed = [key for key in now if before.get(key) != now[key]]
+    changed = [key for key in now if key not in _WITHOUT_EFFECT and before.get(key) != now[key]]
     if changed:
         key = changed[0]
         raise ScmdError(

@@ -173,7 +173,7 @@ def teacher_fit(command: TeacherFitCommand) -> int:
         low, high = result["interval"]
         console.print(
             f"{domain}: zero-shot {result['accuracy']:.3f} ({low:.3f} – {high:.3f}) on "
-            f"{result['n']:,} held-out images",
+            f"{result['n']:,} held-out images, asked with {card['asked_with'][0]!r}",
             markup=False,
         )
     said = f"{command.out}: a teacher in open_clip's format; card: teacher.json"

@@ -34,6 +34,8 @@ class FitConfig:
     """Fit on these domains only. Default: all."""
     classes: ClassPolicy = "strict"
     """Where domains differ in their classes: refuse, keep all, or keep the shared ones."""
+    skip_bad: bool = False
+    """Decode every image first and leave out those that cannot be decoded."""
     captions: tuple[str, ...] = (
         "a {domain} of a {class}",
         "a {class}",
