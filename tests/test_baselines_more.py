@@ -116,6 +116,8 @@ def test_predicting_is_backbone_and_classifier_and_draws_nothing(name: str):
     ("name", "settings", "message"),
     [
         ("arm", {"width": 0}, "width = 0: give a whole number from 1"),
+        ("arm", {"width": 10**12}, "width = 1000000000000: give a whole number from 1 to 8192"),
+        ("arm", {"width": 6.5}, "width = 6.5: give a whole number from 1 to 8192"),
         ("causirl", {"distance": "l2"}, "distance = 'l2': choose from coral, mmd"),
         ("causirl", {"penalty_weight": -1.0}, "penalty_weight = -1.0: give a number from 0"),
         ("eqrm", {"quantile": 1.0}, "quantile = 1.0: give a number between 0 and 1"),
@@ -124,6 +126,7 @@ def test_predicting_is_backbone_and_classifier_and_draws_nothing(name: str):
         ("fishr", {"anneal": math.nan}, "anneal = nan"),
         ("mixstyle", {"probability": 1.5}, r"probability = 1.5: give a number in \[0, 1\]"),
         ("mixstyle", {"alpha": 0.0}, "alpha = 0.0: give a number above 0"),
+        ("mixstyle", {"alpha": 1e-60}, "alpha = 1e-60: give a number from 1.2e-38"),
         ("mmd", {"penalty_weight": math.inf}, "penalty_weight = inf"),
         ("sagnet", {"adversarial_weight": -1.0}, "adversarial_weight = -1.0"),
         ("sd", {"penalty_weight": -1.0}, "penalty_weight = -1.0"),

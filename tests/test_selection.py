@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -238,11 +238,14 @@ def test_rule_all_never_selects():
         ({"warmup": -0.1}, "selection.warmup = -0.1"),
         ({"last_fraction": 1.01}, "selection.last_fraction = 1.01"),
         ({"warmup": 0.6, "last_fraction": 0.5}, "more than all steps"),
+        ({"rule": "hard"}, "selection.rule = 'hard': choose from hardest, random, kd-loss, all"),
+        ({"scope": "domains"}, "selection.scope = 'domains': choose from batch, domain"),
+        ({"precision": "fp16"}, "selection.precision = 'fp16': choose from same, fp32"),
     ],
 )
-def test_settings_out_of_range_are_errors(settings: dict[str, float], message: str):
+def test_settings_out_of_range_are_errors(settings: dict[str, Any], message: str):
     with pytest.raises(ScmdError, match=message):
-        SelectionConfig(**settings)  # type: ignore[arg-type]
+        SelectionConfig(**settings)
 
 
 # Selecting the worst ρ of a batch estimates CVaR: Rockafellar and Uryasev, 2000.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from scmd.errors import ScmdError, ScmdWarning
+from scmd.limits import MOST_STEPS, require_whole
 from scmd.methods.base import Method
 from scmd.swad import SWAD
 
@@ -45,9 +46,11 @@ class AverageConfig:
     """Of swad: the limit lies by this part above the mean loss where the valley begins."""
 
     def __post_init__(self) -> None:
+        if self.average not in get_args(AverageName):
+            known = ", ".join(get_args(AverageName))
+            raise ScmdError(f"average = {self.average!r}: choose from {known}")
         for name in ("average_start", "swad_converge", "swad_tolerance"):
-            if getattr(self, name) < 1:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from 1")
+            require_whole(name, getattr(self, name), 1, MOST_STEPS)
         if not 0 <= self.ema_decay < 1:
             raise ScmdError(f"ema_decay = {self.ema_decay}: give a number in [0, 1)")
         if not 0 <= self.swad_tolerance_ratio < float("inf"):

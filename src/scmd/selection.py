@@ -7,7 +7,7 @@ Training on the worst ρ of a batch estimates the conditional value at risk of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,30 +16,43 @@ from scmd import processes
 from scmd.errors import ScmdError
 
 Phase = Literal["whole", "select"]
+Rule = Literal["hardest", "random", "kd-loss", "all"]
+Scope = Literal["batch", "domain"]
+SelectionPrecision = Literal["same", "fp32"]
+_NAMES = {
+    "rule": get_args(Rule),
+    "scope": get_args(Scope),
+    "precision": get_args(SelectionPrecision),
+}
 
 
 @dataclass(frozen=True)
 class SelectionConfig:
     """Which samples a step trains on, and when."""
 
-    rule: Literal["hardest", "random", "kd-loss", "all"] = "hardest"
+    rule: Rule = "hardest"
     """hardest: the largest cross-entropies (the paper). random: as many, blindly. kd-loss: the
     largest L_logits. all: the whole batch."""
     fraction: float = 0.2
     """ρ: the part of the batch that is kept, at least one sample."""
-    scope: Literal["batch", "domain"] = "batch"
+    scope: Scope = "batch"
     """Compare losses over the whole batch (the paper), or within each domain."""
     warmup: float = 0.0
     """Part of the steps, at the start, that train on the whole batch; 0 in the paper."""
     last_fraction: float = 0.25
     """k: part of the steps, at the end, that train on the whole batch."""
-    precision: Literal["same", "fp32"] = "same"
+    precision: SelectionPrecision = "same"
     """Of the selection forward: as in training, or always fp32 (the released code)."""
     resolution: float = 1.0
     """Of the selection forward: the part of the image's side that it sees. 0.5 is a quarter of the
     work, and keeps other samples (docs/benchmarks.md says how many)."""
 
     def __post_init__(self) -> None:
+        for name, known in _NAMES.items():
+            if getattr(self, name) not in known:
+                raise ScmdError(
+                    f"selection.{name} = {getattr(self, name)!r}: choose from {', '.join(known)}"
+                )
         if not 0 < self.fraction <= 1:
             raise ScmdError(f"selection.fraction = {self.fraction}: give a number in (0, 1]")
         if not 0 < self.resolution <= 1:

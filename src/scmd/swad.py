@@ -7,8 +7,8 @@ The weights after every optimizer step are averaged in segments, each from one e
 next. E is the loss of the *live* weights on the sources' holdout at the end of a segment. The
 valley begins with the first segment whose E is the smallest of the ``converge`` evaluations that
 begin with it; it sets the limit l = (1 + ratio) times the mean of those. It ends before the first
-``tolerance`` evaluations in a row that are all above l, or with the run. What is deployed is the
-mean over all steps of the valley.
+``tolerance`` evaluations in a row that are all above l and the last of which comes after those, or
+with the run. What is deployed is the mean over all steps of the valley.
 
 Where paper and released code (github.com/khanrc/swad) leave a choice, or differ:
 
@@ -16,8 +16,8 @@ Where paper and released code (github.com/khanrc/swad) leave a choice, or differ
   would average the whole run), and a warning;
 - losses above the limit at the end of a run, fewer than ``tolerance``, are part of the valley, as
   in algorithm 1; the released code leaves them out;
-- every step weighs the same, as in algorithm 1; the released code weighs segments alike, and those
-  that lie in its queue when the valley begins twice;
+- every step weighs the same, as in algorithm 1; the released code weighs segments alike, the first
+  ones of the valley several times, and takes in those right before it that are below the limit;
 - the valley's end does not end the run, as the released code does; nothing is added after it.
 
 It needs an evaluation every 50 to 100 steps: the valley is found to one evaluation only.
@@ -143,8 +143,10 @@ class SWAD:
         if len(losses) < self.converge or losses[0] > min(losses):
             return
         self.limit = (1 + self.ratio) * sum(losses) / len(losses)
-        self.valley.add(self.recent[0][1])
-        for later in self.recent[1:]:
+        sure = max(1, self.converge - self.tolerance + 1)  # the rest cannot end it by themselves
+        for _, early in self.recent[:sure]:
+            self.valley.add(early)
+        for later in self.recent[sure:]:
             self._follow(*later)
         self.recent = []
 

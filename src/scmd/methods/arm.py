@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from scmd.data.loader import Batch
-from scmd.errors import ScmdError
+from scmd.limits import require_whole
 from scmd.losses import classification
-from scmd.methods.base import Method, MethodConfig, Output
+from scmd.methods.base import MOST_UNITS, Method, MethodConfig, Output
 from scmd.methods.layers import known_features
 from scmd.methods.per_domain import rows_by_domain
 from scmd.methods.search import Choice, SearchSpace
@@ -48,8 +48,7 @@ class ARMConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1:
-            raise ScmdError(f"width = {self.width}: give a whole number from 1")
+        require_whole("width", self.width, 1, MOST_UNITS)
 
 
 class ARM(Method):

@@ -21,6 +21,11 @@ from scmd.selection import Decisions
 Output = Mapping[str, Tensor | Decisions]
 """``loss`` and the scalar parts to log; ``decisions`` where a method chooses its samples."""
 
+SMALLEST = 1.2e-38
+"""Of positive numbers in float32."""
+MOST_UNITS = 8192
+"""Of a hidden layer of a method's own."""
+
 
 @dataclass(frozen=True)
 class MethodConfig:
@@ -42,10 +47,12 @@ class MethodConfig:
         return ()
 
     def require_positive(self, *names: str) -> None:
-        """Raise a ScmdError unless the fields are finite numbers above 0."""
+        """Raise a ScmdError unless the fields are finite numbers above 0, in float32 too."""
         for name in names:
             if not 0 < getattr(self, name) < math.inf:
                 raise ScmdError(f"{name} = {getattr(self, name)}: give a number above 0")
+            if getattr(self, name) < SMALLEST:
+                raise ScmdError(f"{name} = {getattr(self, name)}: give a number from {SMALLEST}")
 
     def require_weight(self, *names: str) -> None:
         """Raise a ScmdError unless the fields are finite numbers from 0."""

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from scmd.data.loader import Batch
 from scmd.errors import ScmdError
+from scmd.limits import require_whole
 from scmd.losses import classification
-from scmd.methods.base import Method, MethodConfig, Output, linear
+from scmd.methods.base import MOST_UNITS, Method, MethodConfig, Output, linear
 from scmd.methods.search import Choice, LogUniform, SearchSpace
 from scmd.models.images import as_float
 from scmd.models.teacher import Teacher
+
+MOST_LAYERS = 32
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ class DANNConfig(MethodConfig):
         super().__post_init__()
         self.require_weight("reversal", "gradient_penalty")
         self.require_positive("lr_discriminator")
-        for name, least in (("width", 1), ("depth", 2)):
-            if getattr(self, name) < least:
-                raise ScmdError(f"{name} = {getattr(self, name)}: give a whole number from {least}")
+        require_whole("width", self.width, 1, MOST_UNITS)
+        require_whole("depth", self.depth, 2, MOST_LAYERS)
         if not 0 <= self.dropout < 1:
             raise ScmdError(f"dropout = {self.dropout}: give a number in [0, 1)")
 
