@@ -83,7 +83,7 @@ def selection(numbers: Path) -> Figure | None:
     for target in (*experiment.targets, MEAN):
         seeds = [_seeds(grid, run.row.name, target) for run in runs]
         axes.plot(
-            places, [np.mean(values) for values in seeds], marker="o", label=target,
+            places, [np.mean(values) for values in seeds], marker="o", label=target or "mean",
             linewidth=2 if target == MEAN else 0.8, color="black" if target == MEAN else None,
         )  # fmt: skip
         if target == MEAN:

@@ -20,7 +20,7 @@ def table(experiment: Experiment, lines: Sequence[Found]) -> Table:
     there, missing = current(experiment, lines)
     grid = chosen(experiment, complete(experiment, there))
     students = without_references(experiment, grid)
-    header = ["", *experiment.targets, MEAN]
+    header = ["", *experiment.targets, "mean"]
     erm_known = any(label == experiment.erm for label in grid.labels)
     if erm_known:
         header.append("gap closed")

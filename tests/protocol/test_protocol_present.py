@@ -11,16 +11,21 @@ from typing import Any
 
 import pytest
 from hand_made import record, scored, write_comparison
+from markdown_it import MarkdownIt
+from rich.console import Console
 
 from scmd.cli import main
 from scmd.errors import ScmdError
+from scmd.protocol.dry_run import print_plan
 from scmd.protocol.formats import Table, number, percent, render
+from scmd.protocol.plan import PlannedRun
 from scmd.protocol.present import TablesConfig, tables_of
 from scmd.protocol.records import Record, read_runs
 from scmd.protocol.statistics import estimate_mean
 
+MARKDOWN = MarkdownIt("commonmark").enable("strikethrough")
 ROWS = {"zero-shot": 0.9, "erm": 0.5, "kd": 0.7}
-AWKWARD = ("50%_a&b|c", "[bold]x[/y]", "#$^~{}\\")
+AWKWARD = ("50%_a&b|c", "[bold]x[/y]", "#$^~{}\\", "*a* `b` &lt;", "<b>_c_\\|")
 
 
 def records(targets=("art", "photo"), trials=2, rows=ROWS, **changes: Any) -> list:
@@ -54,11 +59,16 @@ def test_all_tables_in_text(out):
     assert "CHEATING" in tables(out, selection="oracle")
 
 
+def cells_of_markdown(line: str) -> list[str]:
+    """Between bars before which no backslash stands that is not escaped itself."""
+    return re.findall(r"((?:\\.|[^|\\])*)\|", line.removeprefix("|"))
+
+
 def rows_of_markdown(text: str) -> list[list[list[str]]]:
     blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
     return [
         [
-            [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            [re.sub(r"\\(\W|_)", r"\1", cell.strip()) for cell in cells_of_markdown(line)]
             for line in block.splitlines()
         ]
         for block in blocks
@@ -90,10 +100,38 @@ def test_every_format_keeps_every_cell(name):
     (rows,) = rows_of_latex(latex)
     assert rows[1][1:] == [r"1.0 $\pm$ 2.0", "--"]
     unescaped = rows[1][0].replace(r"\textbackslash{}", "\0")
-    for command, letter in ((r"\textasciitilde{}", "~"), (r"\textasciicircum{}", "^")):
+    commands = {r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", "$<$": "<", "$>$": ">"}
+    for command, letter in commands.items():
         unescaped = unescaped.replace(command, letter)
     assert not re.search(r"(?<!\\)[%_&#${}]", unescaped)
     assert re.sub(r"\\(.)", r"\1", unescaped).replace("\0", "\\") == name
+    assert list(csv.reader(io.StringIO(render([table], "csv")))) == [table.header, *table.rows]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_nothing_in_a_name_is_markdown(name):
+    """What Markdown reads in a title, a cell, a note is what stands there."""
+    table = Table(name, ["", name], [["a", "1"]], [name])
+    title, _, head, *_, note = render([table], "markdown").rstrip("\n").split("\n")
+    for written in (title[2:-2], cells_of_markdown(head)[1].strip(), note):
+        tokens = MARKDOWN.parseInline(written)[0].children or []
+        assert {token.type for token in tokens} <= {"text", "text_special"}
+        assert "".join(token.content for token in tokens) == name
+
+
+def test_what_means_nothing_in_markdown_stays_readable():
+    table = Table("art_painting", ["", "p"], [["scmd-no_selection", "< 0.001"]])
+    assert "\\" not in render([table], "markdown")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex"])
+def test_names_with_letters_that_cannot_be_printed_stay_in_their_line(form):
+    name = "a\nb\tc\x1b[31m"
+    table = Table(f"title {name}", ["", name], [[name, "1.0"]], [f"A note on {name}."])
+    usual = Table("title a", ["", "a"], [["a", "1.0"]], ["A note on a."])
+    text = render([table], form)
+    assert text.count("\n") == render([usual], form).count("\n")
+    assert all(letter.isprintable() for letter in text.replace("\n", ""))
     assert list(csv.reader(io.StringIO(render([table], "csv")))) == [table.header, *table.rows]
 
 
@@ -183,6 +221,45 @@ def test_single_runs_can_be_put_into_a_table(out):
     assert not unfinished
     (folders[0] / "summary.json").unlink()
     assert read_runs(folders)[1] == [folders[0].name]
+
+
+def test_single_runs_of_a_comparison_are_the_rows_that_they_are_there(tmp_path):
+    """And not what they are trained by: an ablation is no SCMD, and the teacher no ERM."""
+    rows = {"zero-shot": 0.9, "erm": 0.5, "erm@swad": 0.6, "scmd-no-selection": 0.7}
+    out = write_comparison(tmp_path / "out", [*records(rows=rows), record("kd", draw=3)])
+    found, _ = read_runs([path for path in out.iterdir() if path.is_dir()])
+    whole, _ = read_runs([out])
+    assert {(r.folder, r.label, r.draw) for r in found} == {
+        (r.folder, r.label, r.draw) for r in whole
+    }
+    assert {r.label for r in found} == {*rows, "kd"}
+
+
+def test_a_domain_may_be_called_as_the_column_of_means_is(tmp_path):
+    out = write_comparison(tmp_path / "out", records(targets=("mean", "photo")))
+    text = tables(out)
+    assert re.search(r"^ +mean +photo +mean of targets +trials$", text, re.M)
+    assert re.search(r"kd +70\.5 ± 0\.5 +80\.5 ± 0\.5 +75\.5 ± 0\.5 \(", text)
+    rows = list(csv.DictReader(io.StringIO(tables(out, format="csv"))))
+    mean = {row["target"]: row["mean"] for row in rows if row["method"] == "kd"}
+    assert mean == {"mean": "0.705000", "photo": "0.805000", "mean of targets": "0.755000"}
+
+
+def test_a_row_that_is_asked_for_and_not_there_is_told(out):
+    for option in ("baseline", "teacher"):
+        said = f"--{option} irm: no run of it is there. Choose from zero-shot, erm, kd"
+        with pytest.raises(ScmdError, match=re.escape(said)):
+            tables(out, **{option: "irm"})
+
+
+@pytest.mark.parametrize("done", ["{}", "[]", '{"seconds": "long"}', "half"])
+def test_a_dry_run_names_a_damaged_file(done, out):
+    made = record("erm")
+    run = PlannedRun("erm", made.config, 0)
+    (out / run.name).mkdir()
+    (out / run.name / "done").write_text(done)
+    with pytest.raises(ScmdError, match=rf"{re.escape(run.name)}.done is damaged: "):
+        print_plan([run], out, Console(quiet=True))
 
 
 def test_bad_options(out):

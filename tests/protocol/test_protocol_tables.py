@@ -97,6 +97,12 @@ def test_a_mean_is_over_trials_that_have_every_target():
     assert table.estimate("scmd", MEAN) is None
 
 
+def test_a_domain_may_be_called_mean():
+    table = Grid((ERM,), ("mean", "photo"), {(ERM, "mean", 0): 0.5, (ERM, "photo", 0): 0.7})
+    assert table.trials(ERM, "mean") == {0: 0.5}
+    assert table.trials(ERM, MEAN) == {0: pytest.approx(0.6)}
+
+
 def test_differences_are_of_the_same_target_and_trial():
     kd, teacher = compare(example(), ERM)
     assert (kd.label, kd.pairs, teacher.pairs) == (KD, 3, 3)  # trial 2 has no ERM

@@ -28,7 +28,8 @@ from scmd.models.student import StudentConfig
 from scmd.models.teacher import TeacherConfig
 from scmd.report import gather as gathering
 from scmd.report.figures import reliability
-from scmd.report.page import distinct_names
+from scmd.report.gather import RunPage
+from scmd.report.page import distinct_names, write_page
 from scmd.report.thumbnails import thumbnail
 from scmd.selection import SelectionConfig
 
@@ -213,6 +214,73 @@ def test_runs_of_one_name_are_told_apart_and_old_lists_go(runs, tmp_path, monkey
     lengths[:] = [0, 1]
     assert main(command) == 0
     assert [path.name for path in out.glob("*.csv")] == ["label-review-y-run.csv"]
+
+
+def told(accuracy: float, method: str = "erm", data: str = "/data/a", **changes) -> RunPage:
+    """A run of the target ``art``, as far as the comparison of a page needs it."""
+    result = {"accuracy": accuracy, "interval": [0, 1], "macro_accuracy": 0.5, "ece": 0.1}
+    student = StudentConfig(changes.pop("student", "resnet50.tv2_in1k"))
+    teacher = TeacherConfig(changes.pop("teacher", "large"))
+    config = RunConfig(
+        method, DataConfig(data, "art"), student, teacher, hparams=METHODS[method].Config()
+    )
+    scores = {"art": {**result, "role": "target", "n": 4, "per_class": {}, "confusion": [[4]]}}
+    summary = {
+        "method": method, "target": "art", "seed": 0, "steps": 1, "sources": ["ink"],
+        "classes": ["cat"], "images": {}, "results": scores, "cost": {"student": {}},
+        "model_selection": {"step": 0, "rule": "it"},
+    }  # fmt: skip
+    asked = {**scores["art"], "accuracy": changes.pop("ceiling", 0.9)} if method != "erm" else None
+    folder = Path(data) / f"{method}-{accuracy}"
+    return RunPage(folder, folder, folder.name, config, summary, {}, asked, [], [], None, [])
+
+
+def gap(*pages: RunPage, to: Path) -> str:
+    """What the page says of it, a line for each note."""
+    write_page(to / "index.html", "title", pages)
+    notes = re.findall('<p class="soft">([^<]*)</p>', (to / "index.html").read_text())
+    return "\n".join(note for note in notes if re.match("Gap |.* gap ", note))
+
+
+def test_the_gap_closed_is_between_runs_that_are_like_for_like(tmp_path):
+    erm, kd, scmd = told(0.5), told(0.7, "kd"), told(0.8, "scmd")
+    usual = "Gap from ERM to the teacher closed on art: kd-0.7 +0.50, scmd-0.8 +0.75."
+    assert gap(erm, kd, scmd, to=tmp_path) == usual
+    other = told(0.8, "scmd", student="resnet18")
+    said = gap(erm, kd, other, to=tmp_path)
+    assert "closed on art: kd-0.7 +0.50." in said
+    assert "scmd-0.8 is not compared with erm-0.5 in the gap closed: student.name: " in said
+    assert "resnet18" in said
+    assert gap(erm, told(0.7, "kd", teacher="small", ceiling=0.6), scmd, to=tmp_path) == ""
+
+
+def test_runs_on_other_data_have_a_gap_of_their_own(tmp_path):
+    """A domain of the same name is another domain there."""
+    pages = [told(0.5), told(0.7, "kd"), told(0.1, data="/data/b"),
+             told(0.4, "kd", data="/data/b", ceiling=0.7)]  # fmt: skip
+    lines = gap(*pages, to=tmp_path).splitlines()
+    assert lines == [
+        "Gap from ERM to the teacher closed on art of a: kd-0.7 +0.50.",
+        "Gap from ERM to the teacher closed on art of b: kd-0.4 +0.50.",
+    ]
+    text = (tmp_path / "index.html").read_text()
+    for ceiling, data in (("90.0", "a"), ("70.0", "b")):
+        row = f"zero-shot</th><td>art of {data}</td><td>{ceiling}</td>"
+        assert row in text
+    assert gap(told(0.5), told(0.4, "kd", data="/data/b"), to=tmp_path) == ""
+
+
+def test_a_run_that_measures_the_teacher_is_not_called_damaged(runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(runs["erm"], run)
+    summary = read_json(run / "summary.json") | {"method": "zero-shot", "steps": 0}
+    del summary["images"], summary["cost"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert main(["report", str(run), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "run measures the teacher (zero-shot), and trained no student" in said
+    assert "Give a run of a method, or the comparison's folder" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

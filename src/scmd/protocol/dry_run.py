@@ -11,8 +11,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from scmd.errors import ScmdError
 from scmd.estimate import duration
-from scmd.files import read_json
+from scmd.finished import read_object
 from scmd.loop import estimate_run
 from scmd.methods import METHODS
 from scmd.protocol.plan import PlannedRun
@@ -36,7 +37,7 @@ def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
         own = [run for run in runs if run.label == label]
         finished = [out / run.name / DONE for run in own if (out / run.name / DONE).exists()]
         if finished:
-            seconds = float(np.mean([read_json(done)["seconds"] for done in finished]))
+            seconds = float(np.mean([_seconds(done) for done in finished]))
             source = "finished runs"
         elif label == FINE_TUNED:
             seconds, source = 0.0, "not timed before one is finished"
@@ -57,3 +58,13 @@ def print_plan(runs: Sequence[PlannedRun], out: Path, console: Console) -> None:
         markup=False,
         highlight=False,
     )
+
+
+def _seconds(done: Path) -> float:
+    seconds = read_object(done).get("seconds")
+    if not isinstance(seconds, int | float):
+        raise ScmdError(
+            f"{done} is damaged: it says no number of seconds. Remove it, and scmd protocol looks "
+            "at the run again"
+        )
+    return seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from scmd.errors import printable
 from scmd.protocol.statistics import Estimate
 
 Format = Literal["text", "markdown", "latex", "csv"]
@@ -23,6 +25,8 @@ _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$",
 }  # fmt: skip
+# What means something in a line of Markdown: not "_" within a word, nor "<" and "&" before a space.
+_MARKDOWN = re.compile(r"[\\`*~$|\[]|(?<![^\W_])_|_(?![^\W_])|<(?=\S)|&(?=\S)")
 
 
 @dataclass
@@ -57,7 +61,14 @@ def render(tables: Sequence[Table], form: Format) -> str:
     if form == "csv":
         return _csv(tables)
     write = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
-    return "\n".join(write(table) for table in tables)
+    return "\n".join(write(_printable(table)) for table in tables)
+
+
+def _printable(table: Table) -> Table:
+    """Whatever a domain or a class is called, it stays in its line."""
+    header, notes = ([printable(text) for text in part] for part in (table.header, table.notes))
+    rows = [[printable(cell) for cell in row] for row in table.rows]
+    return Table(printable(table.title), header, rows, notes)
 
 
 def _text(table: Table) -> str:
@@ -82,12 +93,16 @@ def _text(table: Table) -> str:
 
 def _markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(map(_as_it_is, cells)) + " |\n"
 
     rule = ["---"] + ["---:"] * (len(table.header) - 1)
     body = "".join(line(row) for row in [table.header, rule, *table.rows])
-    notes = "".join(f"\n{note}\n" for note in table.notes)
-    return f"**{table.title}**\n\n{body}{notes}"
+    notes = "".join(f"\n{_as_it_is(note)}\n" for note in table.notes)
+    return f"**{_as_it_is(table.title)}**\n\n{body}{notes}"
+
+
+def _as_it_is(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _latex(table: Table) -> str:

@@ -12,11 +12,13 @@ from scmd.errors import ScmdError
 from scmd.finished import seen_by_teacher
 from scmd.protocol.formats import Format, Table, number, percent, render
 from scmd.protocol.model_selection import RULES, SCORES, Chosen, Rule, Score, choose
-from scmd.protocol.plan import REFERENCES, labels
+from scmd.protocol.plan import REFERENCES, SOUP, labels
 from scmd.protocol.records import Record, check_comparable, read_runs
 from scmd.protocol.tables import MEAN, Grid, class_means, compare, gap_closed, grid
 
 MOST_MISSING = 10
+ROWS = ("baseline", "teacher")
+"""The options that name a row."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def tables_for_page(config: TablesConfig) -> list[Table]:
     """
     if not config.runs:
         raise ScmdError("no folder given. Name folders that scmd protocol or scmd train wrote")
-    for name in (config.baseline, config.teacher):
+    for name in (getattr(config, option) for option in ROWS):
         if labels(name) != [name]:
             raise ScmdError(f"{name!r} is not a single method. Choose one")
     records, unfinished = read_runs(config.runs)
@@ -68,6 +70,8 @@ def tables_for_page(config: TablesConfig) -> list[Table]:
         raise ScmdError(
             f"no finished run in {', '.join(map(str, config.runs))}. Let scmd protocol finish some"
         )
+    rows = dict.fromkeys(r.label for r in records if not r.label.endswith(SOUP))
+    _check_rows(config, list(rows))
     tables: list[Table] = []
     for data in dict.fromkeys(record.data for record in records):
         own = [record for record in records if record.data == data]
@@ -79,6 +83,16 @@ def tables_for_page(config: TablesConfig) -> list[Table]:
             )
         tables += _tables_of_data(config, data, own, unfinished, differing)
     return tables
+
+
+def _check_rows(config: TablesConfig, there: Sequence[str]) -> None:
+    """A row that is named is there; those of the defaults need not be."""
+    for option in ROWS:
+        name = getattr(config, option)
+        if name not in there and name != getattr(TablesConfig, option):
+            raise ScmdError(
+                f"--{option} {name}: no run of it is there. Choose from {', '.join(there)}"
+            )
 
 
 def _tables_of_data(
@@ -104,7 +118,9 @@ def _tables_of_data(
         *_seen(chosen),
         *_gaps(missing, unfinished),
     ]
-    main = Table(f"{name}: accuracy", ["", *table.targets, MEAN, "trials"], notes=notes)
+    main = Table(
+        f"{name}: accuracy", ["", *table.targets, _mean_name(table), "trials"], notes=notes
+    )
     for label in table.labels:
         cells = [percent(table.estimate(label, t, config.ddof)) for t in table.targets]
         mean = percent(table.estimate(label, MEAN, config.ddof), interval=True)
@@ -117,6 +133,10 @@ def _tables_of_data(
     if config.per_class:
         tables += _class_tables(name, chosen)
     return tables
+
+
+def _mean_name(table: Grid) -> str:
+    return "mean of targets" if "mean" in table.targets else "mean"
 
 
 def _trials(table: Grid, label: str) -> str:
@@ -173,7 +193,7 @@ def _seen(chosen: Sequence[Chosen]) -> list[str]:
 def _gap_table(config: TablesConfig, name: str, table: Grid, seen: Sequence[str]) -> Table:
     gaps = Table(
         f"{name}: gap closed",
-        ["", *table.targets, MEAN],
+        ["", *table.targets, _mean_name(table)],
         notes=[
             f"(method - {config.baseline}) / ({config.teacher} - {config.baseline}), of means over "
             "trials; – where the teacher is not above.",
@@ -219,9 +239,10 @@ def _long(config: TablesConfig, name: str, table: Grid, score: Score) -> Table:
                 interval = (estimate.low, estimate.high)
                 long.rows.append(
                     [
-                        name, label, str(label in REFERENCES).lower(), target, score,
-                        config.selection, str(estimate.n), *(f"{v:.6f}" for v in numbers),
-                        str(config.ddof), *(f"{v:.6f}" for v in interval),
+                        name, label, str(label in REFERENCES).lower(),
+                        target or _mean_name(table), score, config.selection,
+                        str(estimate.n), *(f"{v:.6f}" for v in numbers), str(config.ddof),
+                        *(f"{v:.6f}" for v in interval),
                     ]
                 )  # fmt: skip
     return long

@@ -89,7 +89,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 else:
                     unfinished.append(name)
         elif (folder / SUMMARY).exists():
-            records.append(_read(folder, None, 0))
+            records.append(_read(folder, *_planned(folder)))
         elif (folder / CONFIG).exists():
             unfinished.append(folder.name)
         else:
@@ -98,6 +98,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 "or scmd train wrote"
             )
     return records, unfinished
+
+
+def _planned(folder: Path) -> tuple[str | None, int]:
+    """A single run's label and draw, where it is one of a comparison."""
+    run = folder.resolve()
+    file = run.parent / PLAN
+    planned = read_plan(file).get(run.name) if file.exists() else None
+    return (planned["label"], planned["draw"]) if planned else (None, 0)
 
 
 def _read(folder: Path, label: str | None, draw: int) -> Record:

@@ -13,10 +13,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
+from scmd.report.plots import NO_FORMULAS, in_legend
+
 # Stands for the page's text colour, and is not used for anything else.
 _INK = "#010203"
 _COLOURS = ("#2f7ed8", "#e07b39", "#3a9d5d", "#b8509e", "#8a7a3c", "#5d6bd1", "#c0504d", "#3b9fb0")
 _STYLE: Any = {
+    **NO_FORMULAS,
     "svg.fonttype": "none",
     "svg.hashsalt": "scmd",
     "font.size": 10,
@@ -41,7 +44,7 @@ def curves_svg(lines: Sequence[Mapping[str, Any]], chosen_step: int, alt: str) -
         scores = [line for line in lines if "holdout" in line]
         for domain in scores[0]["holdout"] if scores else ():
             steps, values = [s["step"] for s in scores], [s["holdout"][domain] for s in scores]
-            lower.plot(steps, values, "o-", ms=3, lw=1, label=domain)
+            lower.plot(steps, values, "o-", ms=3, lw=1, label=in_legend(domain))
         lower.axvline(chosen_step, color=_INK, ls=":", lw=1, label="chosen")
         lower.set(xlabel="step", ylabel="accuracy, sources' holdout", ylim=(0, 1.02))
         return _svg(figure, (upper, lower), alt)

@@ -18,7 +18,7 @@ from scmd.data.listing import named
 from scmd.deploy.classifier import load
 from scmd.errors import ScmdError
 from scmd.evaluate import measure
-from scmd.finished import held_out, read_log, read_summary, seen_by_teacher
+from scmd.finished import held_out, read_log, read_object, read_summary, seen_by_teacher
 from scmd.methods import METHODS
 from scmd.records import check_samples
 from scmd.report.explorer import (
@@ -64,6 +64,11 @@ class RunPage:
     def target(self) -> str:
         """The held-out domain; empty where there is none."""
         return self.config.data.target or ""
+
+    @property
+    def data(self) -> Path:
+        """The data set's folder or manifest."""
+        return Path(self.config.data.path).resolve()
 
     @property
     def seen_by_teacher(self) -> list[str]:
@@ -120,6 +125,12 @@ def check_run(run: Path) -> tuple[RunConfig, dict[str, Any], list[dict[str, Any]
     if not (run / SUMMARY).exists():
         raise ScmdError(f"{run} holds no finished run. Give a folder that scmd train wrote")
     config = load_config(run / CONFIG)
+    method = read_object(run / SUMMARY).get("method")
+    if isinstance(method, str) and method not in METHODS:
+        raise ScmdError(
+            f"{run} measures the teacher ({method}), and trained no student: it has rows in scmd "
+            "tables and no page. Give a run of a method, or the comparison's folder"
+        )
     return config, read_summary(run, "pages", config.data.target), read_log(run)
 
 

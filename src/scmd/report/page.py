@@ -17,8 +17,11 @@ from typing import Any, Protocol
 import jinja2
 import numpy as np
 
+from scmd.config import RunConfig, differences
 from scmd.errors import ScmdError
 from scmd.files import cannot_write, writing_aside
+from scmd.methods import METHODS
+from scmd.models.teacher import TeacherConfig
 from scmd.report.gather import RunPage
 
 PAGE = "index.html"
@@ -164,19 +167,43 @@ def _overview(pages: Sequence[RunPage]) -> list[dict[str, Any]]:
     """A row per run, and one per zero-shot teacher and target."""
     rows = []
     teachers: dict[tuple[str, str], dict[str, Any]] = {}
-    for page in pages:
-        if not page.target:
-            continue
-        cost = page.summary["cost"]
-        rows.append(
-            _row(page.name, page.target, page.summary["results"][page.target], cost["student"])
-        )
-        if page.teacher:
-            key = (page.config.teacher.name, page.target)
-            name = f"teacher {page.config.teacher.name}, zero-shot"
-            tower = cost.get("teacher, image tower", {})
-            teachers.setdefault(key, _row(name, page.target, page.teacher, tower))
+    for target, own in _by_target(pages).items():
+        for page in own:
+            cost = page.summary["cost"]
+            result = page.summary["results"][page.target]
+            rows.append(_row(page.name, target, result, cost["student"]))
+            if page.teacher:
+                name = f"teacher {page.config.teacher.name}, zero-shot"
+                tower = cost.get("teacher, image tower", {})
+                key = (_asked(page), target)
+                teachers.setdefault(key, _row(name, target, page.teacher, tower))
     return [*teachers.values(), *rows]
+
+
+def _by_target(pages: Sequence[RunPage]) -> dict[str, list[RunPage]]:
+    """The pages of each target, which is called after its data, too, where those are several."""
+    several = len({page.data for page in pages}) > 1
+    found: dict[tuple[str, Path], list[RunPage]] = {}
+    for page in pages:
+        if page.target:
+            found.setdefault((page.target, page.data), []).append(page)
+    return {
+        f"{target} of {data.name}" if several else target: own
+        for (target, data), own in found.items()
+    }
+
+
+def _asked(page: RunPage) -> str:
+    """Which teacher it is, and what it is asked with."""
+    teacher = page.config.teacher
+    return f"{teacher.name}, {teacher.prompts}"
+
+
+def _comparable(config: RunConfig) -> RunConfig:
+    """What has to be alike where a gap is closed; ERM asks no teacher."""
+    training = replace(config.training, score_held_out=False)
+    erm = METHODS["erm"].Config()
+    return replace(config, method="erm", hparams=erm, teacher=TeacherConfig(), training=training)
 
 
 def _row(name: str, target: str, result: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
@@ -195,23 +222,27 @@ def _row(name: str, target: str, result: dict[str, Any], cost: dict[str, Any]) -
 def _gaps(pages: Sequence[RunPage]) -> list[str]:
     """How much of the gap from ERM to the teacher each run closes, where all three are there."""
     notes = []
-    for target in dict.fromkeys(page.target for page in pages if page.target):
-        own = [page for page in pages if page.target == target]
+    for target, own in _by_target(pages).items():
         erm = [page for page in own if page.config.method == "erm"]
-        ceiling = next((page.teacher["accuracy"] for page in own if page.teacher), None)
-        if len(erm) != 1 or ceiling is None:
+        ceilings = {_asked(page): page.teacher["accuracy"] for page in own if page.teacher}
+        if len(erm) != 1 or len(ceilings) != 1:
             continue
-        low = erm[0].summary["results"][target]["accuracy"]
+        (ceiling,) = ceilings.values()
+        low = erm[0].summary["results"][erm[0].target]["accuracy"]
         if ceiling <= low:
             notes.append(f"On {target} the teacher is not above ERM: there is no gap to close.")
             continue
-        others = [page for page in own if page is not erm[0]]
-        gains = [page.summary["results"][target]["accuracy"] - low for page in others]
-        closed = (
-            f"{page.name} {gain / (ceiling - low):+.2f}"
-            for page, gain in zip(others, gains, strict=True)
-        )
-        notes.append(f"Gap from ERM to the teacher closed on {target}: {', '.join(closed)}.")
+        closed = []
+        for page in own:
+            unlike = differences(_comparable(erm[0].config), _comparable(page.config))
+            if unlike:
+                pair = f"{page.name} is not compared with {erm[0].name}"
+                notes.append(f"{pair} in the gap closed: {unlike[0]}.")
+            elif page is not erm[0]:
+                gain = page.summary["results"][page.target]["accuracy"] - low
+                closed.append(f"{page.name} {gain / (ceiling - low):+.2f}")
+        if closed:
+            notes.append(f"Gap from ERM to the teacher closed on {target}: {', '.join(closed)}.")
     if any(page.target for page in pages):
         notes.append(
             "One run is one seed. Differences within the intervals say nothing, and intervals do "

@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from scmd.files import writing_aside
 
+NO_FORMULAS: Any = {"text.parse_math": False}
+"""A name may have dollars in it."""
 
+
+def in_legend(name: str) -> str:
+    """A label that a legend shows: it leaves out what begins with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
+@mpl.rc_context(NO_FORMULAS)
 def plot_confusion(
     path: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str
 ) -> None:
@@ -45,6 +55,7 @@ def plot_confusion(
     _save(figure, path)
 
 
+@mpl.rc_context(NO_FORMULAS)
 def plot_curves(
     path: Path,
     lines: Sequence[Mapping[str, Any]],
@@ -73,7 +84,7 @@ def plot_curves(
     for domain in scores[0]["holdout"] if scores else ():
         right.plot(
             [s["step"] for s in scores], [s["holdout"][domain] for s in scores], "o-", ms=3, lw=1,
-            label=domain,
+            label=in_legend(domain),
         )  # fmt: skip
     if scores:
         right.plot(
