@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +43,14 @@ def save(folder: Path, method: Method, config: StudentConfig, /, **about: Any) -
     folder.mkdir(parents=True, exist_ok=True)
     save_classifier(folder, method, method.state_dict(), config, CLASSES, about)
     return folder
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Files of more bytes cannot be written, as on a full disk."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))

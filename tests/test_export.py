@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from deployed import file_limit
 from PIL import Image
 
 from scmd.cli import main
@@ -209,6 +210,7 @@ def test_an_exported_model_stands_in_for_the_classifier(finished: Finished):
             rtol=1e-4,
             atol=1e-4,
         )
+    assert exported.predict([]).shape == own.predict([]).shape == (0, 3)
     with pytest.raises(ScmdError, match="takes \\[B, 3, 32, 32\\]"):
         exported(torch.rand(1, 3, 24, 24))
 
@@ -278,6 +280,24 @@ def test_comparing_two_sets_of_predictions():
     assert compare(before, after, labels) == {
         "images": 4, "accuracy_fp32": 0.5, "accuracy": 0.5, "agreement": 1, "lost": 1, "won": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("to", "failing"), [("onnx", ""), ("torch", ""), ("onnx", "quantize")])
+def test_a_full_disk_is_not_the_students_fault(
+    finished: Finished, tmp_path: Path, monkeypatch, to, failing
+):
+    """Of torch's own writer, which ends the process then, as well."""
+    name = failing or "write_program"
+    written = getattr(exporting, name)
+
+    def limited(*args: object) -> None:
+        with file_limit(50_000):
+            written(*args)
+
+    monkeypatch.setattr(exporting, name, limited)
+    with pytest.raises(ScmdError, match=r"exported cannot be written: File too large\. Choose"):
+        export_run(finished.run, tmp_path / "exported", to, int8=bool(failing))
+    assert not list(tmp_path.iterdir())
 
 
 # The images to check on.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from deployed import file_limit
 from rich.console import Console
 
 import scmd
@@ -197,3 +201,52 @@ def test_a_hub_that_refuses(run, monkeypatch, capsys):
     monkeypatch.setattr(hub, "HfApi", Api)
     assert main(["push", str(run), "someone/pets"]) == 2
     assert "cannot be uploaded: no connection. Log in" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached(run, tmp_path):
+    """As the hub's own client says it, which is no OSError."""
+    said = subprocess.run(
+        [sys.executable, "-m", "scmd.cli", "push", str(run), "someone/pets"],
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 2, said.stderr
+    (line,) = said.stderr.strip().splitlines()
+    assert "someone/pets cannot be uploaded: " in line
+    assert "check the connection" in line
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("")])
+def test_an_error_without_words_has_its_name(run, monkeypatch, error):
+    def failing(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(hub.HfApi, "create_repo", failing)
+    monkeypatch.setattr(hub, "snapshot_download", failing)
+    with pytest.raises(ScmdError, match=f"cannot be uploaded: {type(error).__name__}"):
+        hub.push(run, "someone/pets")
+    with pytest.raises(ScmdError, match=f"cannot be had: {type(error).__name__}"):
+        hub.fetch("hub:someone/pets")
+
+
+def test_a_dry_run_on_a_full_disk_leaves_no_half_of_the_model(run, tmp_path):
+    out = tmp_path / "staged"
+    out.mkdir()
+    with (
+        file_limit(50_000),
+        pytest.raises(ScmdError, match=r"staged/model\.safetensors cannot be written: File too"),
+    ):
+        hub.stage(run, "someone/pets", out)
+    assert not list(out.iterdir())
+
+
+def test_a_name_with_a_bar_does_not_tear_the_table(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["results"]["a|b"] = summary["results"].pop("photo")
+    (copy / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "out").mkdir()
+    hub.stage(copy, "someone/pets", tmp_path / "out")
+    assert "| a\\|b | target | 12 |" in (tmp_path / "out" / "README.md").read_text()

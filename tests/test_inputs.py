@@ -91,3 +91,9 @@ def test_what_leads_to_no_image_is_an_error(pictures: Path):
         list(find_images([pictures / "nowhere.png"]))
     with pytest.raises(ScmdError, match="the standard input names no image"):
         list(find_images([Path("-")], io.BytesIO(b"\n\n")))
+
+
+def test_a_standard_input_that_is_closed_names_no_image(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ScmdError, match="the standard input names no image"):
+        list(find_images([Path("-")]))

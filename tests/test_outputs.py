@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -132,3 +133,15 @@ def test_whether_any_image_could_be_read(tmp_path: Path):
     out = tmp_path / "out.csv"
     assert not write_predictions(PREDICTIONS[1:], "csv", out)
     assert write_predictions(MORE[2:3], "csv", out)  # abstained from
+
+
+def test_a_carriage_return_in_a_name_is_no_end_of_a_row(tmp_path: Path):
+    """Readers take one that is not quoted for it."""
+    odd = Prediction(Path('a\r "b"\n.png'), (("cat\rdog", 0.75),))
+    write_predictions([odd], "csv", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        text = file.read()
+    assert list(csv.reader(io.StringIO(text, newline="")))[1:] == [
+        ['a\r "b"\n.png', "1", "cat\rdog", "0.750000", ""]
+    ]
+    assert "\r\n" not in text

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from scmd.cli import main
+from scmd.deploy import predict as predicting
 from scmd.deploy.classifier import Classifier, load, save_temperature
 from scmd.deploy.inputs import find_images
 from scmd.deploy.predict import load_any, predict_files
-from scmd.errors import ScmdError, ScmdWarning
+from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.progress import counting
 
 
@@ -77,6 +79,37 @@ def test_workers_change_nothing(run: Path, pictures: Path):
         list(predict_files(run, [pictures], top=3, workers=workers)) for workers in (0, 2)
     )
     assert alone == together
+
+
+def test_a_batch_is_one_file_of_the_workers(run: Path, pictures: Path, monkeypatch):
+    """And not one for every image, of which a system may have no more than 1,024 open."""
+    sent: list[Any] = []
+    loader = predicting.DataLoader
+
+    def listening(*args: Any, **settings: Any) -> Any:
+        for batch in loader(*args, **settings):
+            sent.append(batch)
+            yield batch
+
+    monkeypatch.setattr(predicting, "DataLoader", listening)
+    assert len(list(predict_files(run, [pictures] * 3, workers=2))) == 18
+    (batch,) = sent
+    assert [type(part) for part in batch] == [torch.Tensor, list]
+    assert len(batch[0]) == 15
+    assert [error is None for error in batch[1]].count(False) == 3
+
+
+def test_workers_leave_signals_to_who_started_them(run: Path, pictures: Path, monkeypatch):
+    """Who ends with a traceback of the DataLoader where a worker is gone before it."""
+
+    def told(path: Path) -> Any:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        raise BadImageError(str({signal.SIGINT, signal.SIGTERM} <= blocked))
+
+    monkeypatch.setattr(predicting, "read_image", told)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert {p.error for p in predict_files(run, [pictures], workers=1)} == {"True"}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_nothing_but_unreadable_images(run: Path, pictures: Path):

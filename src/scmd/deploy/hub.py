@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from scmd.deploy.classifier import MODEL, WEIGHTS, load
@@ -45,7 +45,8 @@ def stage(run: Path, repo: str, out: Path) -> list[Path]:
     summary, description = public(summary), public_description(description)
     for name in (WEIGHTS, *_WELCOME):
         if (run / name).is_file():
-            shutil.copyfile(run / name, out / name)
+            with (run / name).open("rb") as own, writing_aside(out / name) as file:
+                shutil.copyfileobj(own, file)
     write_json(out / SUMMARY, summary)
     write_json(out / MODEL, description)
     with writing_aside(out / "README.md") as file:
@@ -67,11 +68,10 @@ def push(run: Path, repo: str, private: bool = False) -> str:
             commit = api.upload_folder(
                 repo_id=repo, folder_path=folder, commit_message="A student trained by scmd"
             )
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # the hub's errors, its client's, and the system's
             raise ScmdError(
-                f"{repo} cannot be uploaded: {reason}. Log in with `hf auth login`, or see what "
-                "would be uploaded with --dry-run FOLDER"
+                f"{repo} cannot be uploaded: {_first_line(error)}. Log in with `hf auth login`, "
+                "check the connection, or see what would be uploaded with --dry-run FOLDER"
             ) from error
     return str(commit.repo_url)
 
@@ -134,12 +134,15 @@ def fetch(name: str) -> Path:
     check_repo(repo)
     try:
         return Path(snapshot_download(repo, allow_patterns=["model.json", "model.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # as in ``push``
         raise ScmdError(
-            f"{name} cannot be had: {reason}. Check the name and the connection, or give a local "
-            "folder"
+            f"{name} cannot be had: {_first_line(error)}. Check the name and the connection, or "
+            "give a local folder"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def model_card(summary: dict[str, Any], model: dict[str, Any], repo: str) -> str:

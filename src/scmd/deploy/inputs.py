@@ -34,7 +34,9 @@ def find_images(paths: Iterable[Path], listed: BinaryIO | None = None) -> Iterat
     """
     for path in paths:
         if path == STDIN:
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in listed or sys.stdin.buffer)
+            if listed is None and sys.stdin is not None:  # it is None where it was closed
+                listed = sys.stdin.buffer
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in listed or ())
             names = [Path(line) for line in lines if line]
             if not names:
                 raise ScmdError("the standard input names no image. Give one path per line")

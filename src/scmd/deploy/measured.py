@@ -15,8 +15,9 @@ def accuracy_rows(summary: Mapping[str, Any]) -> Iterator[str]:
     for domain, result in summary["results"].items():
         low, high = result["interval"]
         ece = result.get("ece_calibrated", result["ece"])
+        name = domain.replace("|", "\\|")
         yield (
-            f"| {domain} | {result['role']} | {result['n']:,} | {result['accuracy']:.3f} | "
+            f"| {name} | {result['role']} | {result['n']:,} | {result['accuracy']:.3f} | "
             f"{low:.3f} – {high:.3f} | {ece:.3f} |"
         )
 

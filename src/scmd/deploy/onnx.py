@@ -85,6 +85,8 @@ class OnnxClassifier:
 
     def predict(self, images: Sequence[Image.Image], calibrated: bool = True) -> Tensor:
         """Class probabilities [B, C] of pictures of any size, as ``Classifier.predict``."""
+        if not images:
+            return torch.zeros(0, len(self.classes))
         transform = evaluation_transform(self.image_size)
         logits = self(torch.stack([transform(to_rgb(image)) for image in images]))
         return (logits / self.temperature if calibrated else logits).softmax(1)

@@ -112,8 +112,21 @@ def _text_writer(file: TextIO, form: Format) -> Callable[[Prediction], None]:
     return _csv_writer(file) if form == "csv" else _json_writer(file)
 
 
+class _Lines:
+    """Ends lines with a line feed alone.
+
+    csv, told to do that, puts no quotes around a carriage return, which readers take for an end.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
 def _csv_writer(file: TextIO) -> Callable[[Prediction], None]:
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow(COLUMNS)
 
     def write(prediction: Prediction) -> None:

@@ -21,6 +21,7 @@ from scmd.deploy.promptable import load_promptable
 from scmd.errors import BadImageError, ScmdError, ScmdWarning
 from scmd.evaluate import EVALUATION_BATCH
 from scmd.models.images import as_float
+from scmd.stopping import workers_deaf
 
 
 class Deployed(Protocol):
@@ -129,29 +130,30 @@ def _predict(
         _Files(files, evaluation_transform(model.image_size)),
         batch_size=EVALUATION_BATCH,
         num_workers=min(workers, len(files)),
-        collate_fn=list,
+        collate_fn=_collate,
     )
     done = 0
-    for batch in loader:
-        decoded = [item for item in batch if isinstance(item, Tensor)]
-        ranked = iter(_rank(model, decoded, top, temperature, device) if decoded else [])
-        for file, item in zip(files[done : done + len(batch)], batch, strict=True):
-            if isinstance(item, Tensor):
+    with workers_deaf():
+        batches = iter(loader)
+    for images, errors in batches:
+        ranked = iter(_rank(model, images, top, temperature, device) if len(images) else [])
+        for file, error in zip(files[done : done + len(errors)], errors, strict=True):
+            if error is None:
                 best = next(ranked)
                 yield Prediction(file, best, abstained=best[0][1] < min_confidence)
             else:
-                yield Prediction(file, (), str(item))
-        done += len(batch)
+                yield Prediction(file, (), error)
+        done += len(errors)
         if progress:
             progress(done, len(files))
 
 
 @torch.inference_mode()
 def _rank(
-    model: Deployed, decoded: list[Tensor], top: int, temperature: float, device: torch.device
+    model: Deployed, images: Tensor, top: int, temperature: float, device: torch.device
 ) -> list[tuple[tuple[str, float], ...]]:
     """Per image the best classes. The logits rank them: probabilities of 0 would be ties."""
-    logits = torch.as_tensor(model(as_float(torch.stack(decoded).to(device)))).float().cpu()
+    logits = torch.as_tensor(model(as_float(images.to(device)))).float().cpu()
     best = logits.topk(min(top, len(model.classes))).indices
     probabilities = (logits / temperature).softmax(1).gather(1, best)
     chosen: list[list[int]] = best.tolist()
@@ -174,3 +176,13 @@ class _Files(Dataset):
             return self.transform(read_image(self.files[index]))
         except BadImageError as error:
             return error
+
+
+def _collate(items: list[Tensor | BadImageError]) -> tuple[Tensor, list[str | None]]:
+    """The images of a batch that could be read, and what is wrong with each, or None.
+
+    One tensor: each that comes from a worker is an open file, of which there may not be many.
+    """
+    images = [item for item in items if isinstance(item, Tensor)]
+    errors = [None if isinstance(item, Tensor) else str(item) for item in items]
+    return torch.stack(images) if images else torch.empty(0), errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def write_program(model: Classifier, form: Format, file: Path) -> None:
 
     Raises:
         ScmdError: The packages for ONNX are missing, or torch cannot export the architecture.
+        OSError: The file cannot be written.
     """
     size = model.image_size
     # Two, as torch takes a size of one for a constant.
@@ -45,7 +47,10 @@ def write_program(model: Classifier, form: Format, file: Path) -> None:
             for node in program.graph.nodes:  # paths of this machine
                 node.meta.pop("stack_trace", None)
             if form == "torch":
-                torch.export.save(program, file)
+                # In memory first: where the disk is full, torch's own writer ends the process.
+                content = io.BytesIO()
+                torch.export.save(program, content)
+                file.write_bytes(content.getbuffer())
                 return
             exported = torch.onnx.export(
                 program,
@@ -59,6 +64,8 @@ def write_program(model: Classifier, form: Format, file: Path) -> None:
             )
             assert exported is not None
             exported.save(file, external_data=False)
+    except OSError:  # of the disk
+        raise
     except Exception as error:  # whatever an architecture's forward makes of tracing
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ScmdError(

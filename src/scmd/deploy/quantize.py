@@ -36,6 +36,7 @@ def quantize(model: Path, out: Path, images: Tensor) -> None:
 
     Raises:
         ScmdError: A package is missing, or onnxruntime cannot quantise the model.
+        OSError: The file cannot be written.
     """
     require_onnx("onnx", "onnxruntime")
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -54,6 +55,8 @@ def quantize(model: Path, out: Path, images: Tensor) -> None:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
+        except OSError:  # of the disk
+            raise
         except Exception as error:  # whatever an operator of some architecture meets
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ScmdError(
