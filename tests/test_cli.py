@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -288,6 +289,35 @@ def test_reader_that_leaves_is_no_error(run, images):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "file,rank,class,probability,error\n"
     assert done.stderr == ""
+
+
+def test_letters_that_the_terminal_lacks_are_no_error(run, images, tmp_path):
+    """In JSON they stay what they are, elsewhere their numbers are shown."""
+    name = "写 é.png"
+    (images / "art" / "cat" / "000.png").rename(tmp_path / name)
+
+    def said(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "scmd.cli", *command], check=True, capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        assert b"Traceback" not in done.stderr
+        return done.stdout.decode("ascii")
+
+    pictures = ("predict", str(run), str(tmp_path / name), "--workers", "0")
+    assert json.loads(said(*pictures, "--format", "jsonl"))["file"] == str(tmp_path / name)
+    assert "\\u5199" in said(*pictures)
+    assert "sketch" in said("evaluate", str(run), str(images), "--workers", "0")
+
+
+def test_what_is_no_file_is_not_replaced_by_one(run, images, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for command in (["evaluate", "--json"], ["predict", "--out"]):
+        name, flag = command
+        assert main([name, str(run), str(images), flag, str(pipe)]) == 2
+        assert f"{pipe} cannot be written: it is no regular file" in capsys.readouterr().err
+        assert pipe.is_fifo()
 
 
 def test_resume_takes_the_runs_own_configuration(run, tmp_path, capsys):

@@ -17,6 +17,8 @@ def check_writable(file: Path | None) -> None:
         raise ScmdError(f"{file} cannot be written: there is no folder {file.parent}. Make it")
     if file.is_dir():
         raise ScmdError(f"{file} cannot be written: it is a folder. Name a file in it")
+    if file.exists() and not file.is_file():
+        raise ScmdError(f"{file} cannot be written: it is no regular file. Name another")
     if not os.access(file.parent, os.W_OK):
         raise ScmdError(
             f"{file} cannot be written: {file.parent} is not for you to write to. Choose another"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -138,6 +139,8 @@ def _csv_writer(file: TextIO) -> Callable[[Prediction], None]:
 
 
 def _json_writer(file: TextIO) -> Callable[[Prediction], None]:
+    unicode = codecs.lookup(file.encoding or "utf-8").name == "utf-8"
+
     def write(prediction: Prediction) -> None:
         first, *_ = found = list(rows(prediction))
         line: dict[str, object] = {"file": first.file}
@@ -147,7 +150,7 @@ def _json_writer(file: TextIO) -> Callable[[Prediction], None]:
             line |= {"class": first.name, "probability": first.probability}
             if not prediction.abstained:
                 line["top"] = [{"class": r.name, "probability": r.probability} for r in found]
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json.dumps(line, ensure_ascii=not unicode) + "\n")
 
     return write
 
